@@ -1,0 +1,1 @@
+"""The nouns of Paddock: pure values and rules, without I/O, clock, chance or logging."""

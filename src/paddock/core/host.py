@@ -1,0 +1,62 @@
+"""A machine that carries environments, as configured, and whether its agent can be asked."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from paddock.core.table import Table
+
+
+class State(StrEnum):
+    JOINING = "joining"
+    """Configured; its agent has not said hello yet."""
+    ONLINE = "online"
+    DRAINING = "draining"
+    """Keeps what it carries, gets nothing new."""
+    OFFLINE = "offline"
+    """Its agent is away; what it carries keeps its state within the grace."""
+    LOST = "lost"
+    """Away past the grace: what it carried is broken."""
+
+
+class Signal(StrEnum):
+    ARRIVE = "arrive"
+    LEAVE = "leave"
+    LOSE = "lose"
+    DRAIN = "drain"
+    RESUME = "resume"
+
+
+LIFECYCLE = Table(
+    name="host",
+    initial=State.JOINING,
+    final=frozenset(),
+    steps={
+        (State.JOINING, Signal.ARRIVE): State.ONLINE,
+        (State.ONLINE, Signal.ARRIVE): State.ONLINE,
+        (State.ONLINE, Signal.LEAVE): State.OFFLINE,
+        (State.ONLINE, Signal.DRAIN): State.DRAINING,
+        (State.DRAINING, Signal.ARRIVE): State.DRAINING,
+        (State.DRAINING, Signal.RESUME): State.ONLINE,
+        (State.DRAINING, Signal.LEAVE): State.OFFLINE,
+        (State.OFFLINE, Signal.ARRIVE): State.ONLINE,
+        (State.OFFLINE, Signal.LOSE): State.LOST,
+        (State.LOST, Signal.ARRIVE): State.ONLINE,
+    },
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The row of a configured host. Its id is its name."""
+
+    id: str
+    skills: tuple[str, ...]
+    since: datetime
+    agent: str = ""
+    """Id of the agent that enrolled for it; empty until then."""
+    state: State = State.JOINING
+    drained_by: str = ""
+    """Who drained it; outlasts an absence of its agent."""
+    reason: str = ""
+    version: int = 0
