@@ -1,0 +1,1 @@
+"""How a process is held: keepers, process trees, links and crash points."""

@@ -1,0 +1,92 @@
+"""The main process of a task, from its fork to its exec: it waits at the gate, then becomes the command."""
+
+import errno
+import os
+import pwd
+import signal
+from contextlib import suppress
+from typing import NoReturn
+
+from paddock.core.errors import Broken
+from paddock.hands.order import Order
+from paddock.hands.trees import Cgroup
+
+OPEN = b"o"  # the one byte that opens the gate; end of file there means that nobody will
+
+
+def wait_and_exec(order: Order, *, gate: int, report: int, stdin: int, output: int) -> NoReturn:
+    """Never returns. What goes wrong between the gate and exec is written to `report`, which exec closes."""
+    try:
+        _arrange(stdin, output, gate, report)
+        if os.read(gate, 1) != OPEN:
+            os._exit(0)
+        _become(order)
+    except BaseException as exc:
+        with suppress(OSError):
+            os.write(report, _explain(exc).encode("utf-8", "backslashreplace"))
+    finally:
+        os._exit(127)
+
+
+def _arrange(stdin: int, output: int, gate: int, report: int) -> None:
+    """Own session, plain signals, three streams, nothing else of the keeper's left open."""
+    os.setsid()
+    signal.set_wakeup_fd(-1)  # the pipe behind it is the keeper's
+    for number in signal.valid_signals():
+        with suppress(OSError, ValueError):  # KILL and STOP, and those that libc keeps for itself
+            signal.signal(number, signal.SIG_DFL)
+    os.dup2(stdin, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    close_all_but(0, 1, 2, gate, report)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every other file descriptor."""
+    for handle in [int(entry) for entry in os.listdir("/proc/self/fd")]:
+        if handle not in kept:
+            with suppress(OSError):  # the one that listed the directory is gone already
+                os.close(handle)
+
+
+def _become(order: Order) -> None:
+    if order.cgroup is not None:
+        with suppress(OSError):  # a group is a help, not a condition
+            Cgroup(path=order.cgroup).add(0)
+    os.umask(order.umask)
+    if order.user is not None:
+        _change_user(order.user)
+    try:
+        os.chdir(order.cwd)
+    except OSError as exc:
+        raise Broken(f"working directory {order.cwd}: {exc.strerror}") from exc
+    env = {**order.env, "PADDOCK_TASK": order.task}
+    program = order.argv[0]
+    try:
+        os.execvpe(program, order.argv, env)
+    except OSError as exc:
+        if exc.errno == errno.ENOENT and "/" in program and os.path.exists(program):
+            raise Broken(f"{program}: its interpreter does not exist") from exc
+        raise Broken(f"{program}: {exc.strerror}") from exc
+
+
+def _change_user(user: str) -> None:
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise Broken(f"user {user}: unknown") from None
+    if os.geteuid() != 0:
+        if entry.pw_uid != os.geteuid():
+            raise Broken(f"user {user}: only root can become somebody else")
+        return
+    for stream in (0, 1):  # so that /dev/stdin and /dev/stdout can be opened by name
+        with suppress(OSError):
+            os.fchown(stream, entry.pw_uid, -1)
+    os.setgroups(os.getgrouplist(user, entry.pw_gid))
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+
+
+def _explain(exc: BaseException) -> str:
+    return str(exc) if isinstance(exc, Broken) else f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,196 @@
+"""Keepers on demand: a warm process forks them, each waiting at its gate with the task's child.
+
+Effects: journaled by the keeper's own record in the task's directory, written before `fork` returns. Until its gate is
+opened nothing runs, so a fork whose answer got lost is made anew.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from paddock.core.errors import Broken, Refused
+from paddock.hands import keeper
+from paddock.hands.control import CONTROL
+from paddock.hands.exit import Exit, Reason, forget, read_exit
+from paddock.hands.held import Held, Lost, attach, read_keeper, take
+from paddock.hands.order import Order
+from paddock.hands.pump import OUTPUT, TIMES
+
+__all__ = ["Exit", "Held", "Launcher", "Lost", "Order", "Reason", "attach", "read_exit", "read_keeper"]
+
+_AT_ONCE = 16  # forks under way; more only wait longer in the kernel's queue, with three descriptors each
+_ANSWERS_WITHIN = 30.0
+_TRIES = 3
+_ROOT = Path(__file__).parents[2]  # where this package lies, also inside a .pyz
+_WARM = "import sys; sys.path.insert(0, sys.argv[1]); from paddock.hands import warm; warm.main()"
+
+
+class Launcher:
+    """Forks keepers. One for an agent; starts its warm process at need, and anew when it has died."""
+
+    def __init__(self) -> None:
+        self._warm: subprocess.Popen[bytes] | None = None
+        self._orders: socket.socket | None = None
+        self._sending = asyncio.Lock()
+        self._forking = asyncio.Semaphore(_AT_ONCE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def fork(self, order: Order) -> Held:
+        """A keeper with the task's child at its gate; nothing runs until `open_gate`. Safe to call concurrently.
+
+        Refused if the directory holds a task that ran or may have run; one that never ran makes room. Broken if no
+        keeper can be had (no space, no processes, no such directory).
+        """
+        if not order.argv:
+            raise Refused(f"{order.task}: no command")
+        async with self._forking:
+            await self._make_room(order)
+            for _ in range(_TRIES):
+                held = await self._try(order)
+                if held is not None:
+                    return held
+                _clear(order.directory)  # whoever was made there is dead, and we never opened its gate
+        raise Broken(f"{order.task}: its keeper dies while being made")
+
+    async def close(self) -> None:
+        """End the warm process; keepers live on."""
+        if self._orders is not None:
+            self._orders.close()
+            self._orders = None
+        if self._warm is not None:
+            warm, self._warm = self._warm, None
+            try:
+                await asyncio.to_thread(warm.wait, 2)
+            except subprocess.TimeoutExpired:
+                warm.kill()
+                await asyncio.to_thread(warm.wait)
+
+    async def _make_room(self, order: Order) -> None:
+        directory = order.directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            raise Broken(f"{order.task}: {directory}: {exc.strerror}") from exc
+        held = await attach(directory)
+        if held is not None:
+            # Either it ends by itself at once, as its gate was never opened and never will be, or it holds a task.
+            try:
+                async with asyncio.timeout(1):
+                    await held.ended()
+            except TimeoutError:
+                raise Refused(f"{order.task}: {directory} is held by keeper {held.identity.pid}") from None
+            except Lost:
+                pass
+            finally:
+                held.close()
+        ended = read_exit(directory)
+        if ended is not None and not ended.ran:
+            _clear(directory)
+        elif ended is not None or (directory / keeper.RECORD).exists():
+            raise Refused(f"{order.task}: {directory} holds a task that ran before")
+        else:
+            _clear(directory)
+
+    async def _try(self, order: Order) -> Held | None:
+        """One attempt; None if the warm process or the keeper died before answering."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                await self._send(order, theirs)
+        except BaseException:
+            ours.close()
+            raise
+        line = await take(ours)
+        try:
+            async with asyncio.timeout(_ANSWERS_WITHIN):
+                identity = await asyncio.shield(line.heard)
+        except TimeoutError:
+            line.close()
+            raise Broken(f"{order.task}: no keeper within {_ANSWERS_WITHIN:.0f} s") from None
+        except BaseException:
+            line.close()
+            raise
+        if identity is not None:
+            return Held(directory=order.directory, identity=identity, line=line)
+        if line.why:
+            raise Broken(f"{order.task}: {line.why}")
+        return None
+
+    async def _send(self, order: Order, theirs: socket.socket) -> None:
+        wanted = _file("order", order.encode())
+        try:
+            stdin = _file("stdin", order.stdin) if order.stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                async with self._sending:
+                    await self._hand_over([theirs.fileno(), wanted, stdin])
+            finally:
+                os.close(stdin)
+        finally:
+            os.close(wanted)
+
+    async def _hand_over(self, files: list[int]) -> None:
+        for _ in range(_TRIES):
+            orders = self._orders or self._start()
+            try:
+                while True:
+                    try:
+                        socket.send_fds(orders, [b"o"], files)
+                        return
+                    except BlockingIOError:
+                        await asyncio.sleep(0.002)
+            except OSError as exc:
+                if exc.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ECONNREFUSED):
+                    raise Broken(f"launcher: {exc.strerror}") from exc
+                await self.close()
+        raise Broken("launcher: its warm process dies at once")
+
+    def _start(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._warm = subprocess.Popen(
+                    # Isolated and without site: it needs the standard library and this package, and is forked often.
+                    [sys.executable, "-I", "-S", "-c", _WARM, str(_ROOT), str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C at the agent's terminal is not for it
+                )
+            except OSError as exc:
+                ours.close()
+                raise Broken(f"launcher: {sys.executable}: {exc.strerror}") from exc
+        ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        self._orders = ours
+        return ours
+
+
+def _file(name: str, content: bytes) -> int:
+    """An anonymous file in memory, read from its beginning."""
+    handle = os.memfd_create(name, os.MFD_CLOEXEC)
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+    os.lseek(handle, 0, os.SEEK_SET)
+    return handle
+
+
+def _clear(directory: Path) -> None:
+    """Take away what a keeper whose gate was never opened has left."""
+    forget(directory)
+    for name in (keeper.RECORD, f"{keeper.RECORD}.new", CONTROL, OUTPUT, TIMES):
+        with suppress(FileNotFoundError):
+            os.unlink(directory / name)

@@ -1,0 +1,70 @@
+"""What a keeper is told to start: one command line with its surroundings and limits."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One task. `directory` is the task's own: it is made, and holds `keeper`, `control`, `output`, `exit`.
+
+    `limit` is counted from the opening of the gate on a clock that goes on while the machine sleeps; None is no limit.
+    `env` is the whole environment (PADDOCK_TASK is added). `user` needs root. `output_limit` is in bytes. With
+    `background`, the end of the main process does not end the rest of its tree: only cancel and limit do.
+    `cgroup` is a directory in the version 2 tree: made if absent, joined, removed at the end; ignored if that fails.
+    """
+
+    task: str
+    directory: Path
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+    stdin: bytes = b""
+    limit: timedelta | None = None
+    grace: timedelta = timedelta(seconds=10)
+    umask: int = 0o022
+    user: str | None = None
+    output_limit: int = 100 * 1024 * 1024
+    background: bool = False
+    cgroup: Path | None = None
+
+    def encode(self) -> bytes:
+        """All but the stdin, which travels as a file of its own."""
+        return json.dumps(
+            {
+                "task": self.task,
+                "directory": str(self.directory.absolute()),
+                "argv": self.argv,
+                "env": dict(self.env),
+                "cwd": str(self.cwd.absolute()),
+                "limit": None if self.limit is None else self.limit.total_seconds(),
+                "grace": self.grace.total_seconds(),
+                "umask": self.umask,
+                "user": self.user,
+                "output_limit": self.output_limit,
+                "background": self.background,
+                "cgroup": None if self.cgroup is None else str(self.cgroup),
+            }
+        ).encode("ascii")
+
+    @classmethod
+    def decode(cls, text: bytes) -> "Order":
+        """The order that `encode` wrote, with an empty stdin."""
+        fields = json.loads(text)
+        return cls(
+            task=fields["task"],
+            directory=Path(fields["directory"]),
+            argv=tuple(fields["argv"]),
+            env=fields["env"],
+            cwd=Path(fields["cwd"]),
+            limit=None if fields["limit"] is None else timedelta(seconds=fields["limit"]),
+            grace=timedelta(seconds=fields["grace"]),
+            umask=fields["umask"],
+            user=fields["user"],
+            output_limit=fields["output_limit"],
+            background=fields["background"],
+            cgroup=None if fields["cgroup"] is None else Path(fields["cgroup"]),
+        )
