@@ -1,6 +1,7 @@
 """What the engine needs from the world, as small protocols cut by noun.
 
-Real implementations live in `paddock.adapters`, in-memory ones in `paddock.testing`; one contract suite a port is run by
+Real implementations live in `paddock.adapters`, in-memory ones in `paddock.testing`; one contract suite a port is
+run by
 both (`tests/contracts`). No port takes or returns a vendor's type.
 """
 
@@ -43,13 +44,15 @@ class Rows(Protocol[R]):
     """The rows of one noun, inside one transaction. Synchronous: a step never waits for anything but the store."""
 
     def add(self, row: R) -> R:
-        """Store a new row and return it as stored. `Refused` if its id (an event: its forge, session and position) exists."""
+        """Store a new row and return it as stored. `Refused` if its id (an event: its forge, session and position)
+        exists."""
 
     def find(self, id: str) -> R | None:
         """The row, or None."""
 
     def swap(self, old: R, new: R) -> R:
-        """Replace `old` by `new` and return it with its new version. `Conflict` if the stored row is not `old`'s version."""
+        """Replace `old` by `new` and return it with its new version. `Conflict` if the stored row is not `old`'s
+        version."""
 
     def where(
         self,
@@ -63,7 +66,8 @@ class Rows(Protocol[R]):
         """The rows whose fields equal the given values (one of them, where a sequence is given).
 
         In the order in which they were added, or the reverse for `newest`; `above` and `below` are ids: only rows that
-        were added after, before that row. Fields that can be asked for are the scalar ones (str, int, bool, enum, datetime).
+        were added after, before that row. Fields that can be asked for are the scalar ones (str, int, bool, enum,
+        datetime).
         """
 
     def count(self, **equal: Scalar | Sequence[Scalar]) -> int:
@@ -134,7 +138,8 @@ class Touched:
 class Store(Protocol):
     """The one durable memory. Real: adapters.stores.sql (SQLite, PostgreSQL). Test: testing.MemoryStore.
 
-    Opening takes the store's lock (`Refused` while another server has it) and raises the epoch. Writes run one after the
+    Opening takes the store's lock (`Refused` while another server has it) and raises the epoch. Writes run one after
+    the
     other, so a step sees all that earlier steps wrote; many may be made durable by one flush.
     """
 
@@ -149,7 +154,8 @@ class Store(Protocol):
     async def write(self, step: Callable[[Tables], T]) -> T:
         """Run `step` in a transaction of its own and answer when it is durable.
 
-        An exception of `step` undoes what it wrote and is raised here; other transactions are not touched. `Broken` once
+        An exception of `step` undoes what it wrote and is raised here; other transactions are not touched. `Broken`
+        once
         a flush did not succeed: then nothing more is written until an operator looked. `step` may be called on another
         thread, must be quick and may be called again after an undone attempt.
         """
@@ -159,6 +165,10 @@ class Store(Protocol):
 
     def subscribe(self, tell: Callable[[Sequence[Touched]], None]) -> Callable[[], None]:
         """Call `tell` on the event loop after each commit with what was written; returns the way to stop it."""
+
+    async def raise_epoch(self, above: int) -> int:
+        """Make the epoch higher than `above` (an agent saw that one: this store was restored from a copy); the new
+        epoch."""
 
     async def close(self) -> None: ...
 
@@ -194,12 +204,14 @@ class Forge(Protocol):
     async def listen(self, hear: Callable[[Sequence[Heard]], Awaitable[None]], *, since: int | None = None) -> None:
         """Hear until cancelled; reconnects by itself. `hear` answers when the lines are durable; lines wait for it.
 
-        A gap is heard as a line `{"type": "gap", "from": ..., "until": ..., "why": ...}` of the new session. `since` is the
+        A gap is heard as a line `{"type": "gap", "from": ..., "until": ..., "why": ...}` of the new session. `since`
+        is the
         last stored position of a recorded stream's session, which is not told again; a live stream ignores it.
         """
 
     def understand(self, heard: Heard) -> Event:
-        """The event that a line is, with an empty id. Never raises: what cannot be read is of kind OTHER and says why."""
+        """The event that a line is, with an empty id. Never raises: what cannot be read is of kind OTHER and says
+        why."""
 
     async def find(self, change: Change, link: str) -> bool:
         """Whether a message whose last line is `link` stands on the change. `Broken` if the forge cannot be asked."""
@@ -219,7 +231,8 @@ class Archive(Protocol):
     """
 
     async def append(self, name: str, offset: int, data: bytes) -> int:
-        """Make `data` durable at `offset` and return the length then. Bytes that are there already are not written again;
+        """Make `data` durable at `offset` and return the length then. Bytes that are there already are not written
+        again;
         an offset beyond the end is `Refused` (the caller resends from the returned length)."""
 
     async def length(self, name: str) -> int | None:
@@ -266,7 +279,8 @@ class Desk(Protocol):
     async def admit(
         self, hello: Hello, *, relay: Relay | None, session: str, probe: Callable[[], Awaitable[bool]]
     ) -> Admitted:
-        """Check identity, settle what the agent knows against what we know (protocol.md, Session 2) and record the session.
+        """Check identity, settle what the agent knows against what we know (protocol.md, Session 2) and record the
+        session.
 
         `probe` pings the session that this identity has already and says whether it answered. `Refused` shuts it out.
         """
@@ -286,7 +300,8 @@ class Desk(Protocol):
         """A task's status; answered to the agent once this returned. `Refused` for tasks it was not given."""
 
     async def output(self, agent: str, output: Output) -> int:
-        """Store output and return the synced length of the stream. `Refused` for tasks it was not given, `Stale` after the fence."""
+        """Store output and return the synced length of the stream. `Refused` for tasks it was not given, `Stale`
+        after the fence."""
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None: ...
 

@@ -1,6 +1,7 @@
 """Everything raised on purpose, as one tree.
 
-A message is "<name>: <fact>", written for the operator: no full stop, no "error", no "failed to". `hint` says what to do
+A message is "<name>: <fact>", written for the operator: no full stop, no "error", no "failed to". `hint` says what
+to do
 about it, where there is something to do.
 """
 

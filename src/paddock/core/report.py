@@ -14,20 +14,24 @@ class State(StrEnum):
     INTENDED = "intended"
     SENDING = "sending"
     SENT = "sent"
+    REFUSED = "refused"
+    """The forge will never take it, and said why."""
 
 
 class Signal(StrEnum):
     SEND = "send"
     CONFIRM = "confirm"
+    REFUSE = "refuse"
 
 
 LIFECYCLE = Table(
     name="report",
     initial=State.INTENDED,
-    final=frozenset({State.SENT}),
+    final=frozenset({State.SENT, State.REFUSED}),
     steps={
         (State.INTENDED, Signal.SEND): State.SENDING,
         (State.SENDING, Signal.CONFIRM): State.SENT,
+        (State.SENDING, Signal.REFUSE): State.REFUSED,
     },
 )
 
