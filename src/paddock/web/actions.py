@@ -1,0 +1,64 @@
+"""What the routes ask the engine to do; reading needs nobody, it goes to the store."""
+
+from datetime import timedelta
+from typing import Protocol
+
+from paddock.core.access import Identity, Role
+from paddock.core.environment import Environment
+from paddock.core.host import Host
+from paddock.core.lease import Lease
+from paddock.core.run import Run
+from paddock.wire.shapes import Drain, WhyLease
+
+
+class Actions(Protocol):
+    """Everything a person or a program may ask for. Real: the engine. Test: tests/web.
+
+    Whether the role may ask is decided before (web.roles); whether *this* identity may touch *this* row (the owner of a
+    lease, the holder of an environment) is decided here, by the engine. Every method: `Missing` for an unknown id,
+    `Refused` with the reason where the rows do not allow it, `Stale` for an old fence, `Broken` when the store is.
+    """
+
+    async def identify(self, secret: str) -> Identity:
+        """Whose secret it is, from memory. `Refused` for one that is unknown, expired or revoked."""
+
+    async def acquire(self, *, pool: str, holder: str, owner: str, ttl: timedelta, wait: timedelta | None) -> Lease:
+        """A new lease, granted if it was possible at once or within `wait`; queued otherwise; impossible says why."""
+
+    async def renew(self, lease: str, *, fence: int, ttl: timedelta | None, identity: Identity) -> Lease: ...
+
+    async def release(self, lease: str, *, fence: int, identity: Identity) -> Lease: ...
+
+    async def cancel_lease(self, lease: str, *, identity: Identity) -> Lease:
+        """Withdraw a queued lease; an operator's word also revokes a granted one."""
+
+    async def why(self, lease: str) -> WhyLease:
+        """What a queued lease waits for. For a lease that does not wait, says so."""
+
+    async def hold(self, environment: str, *, ttl: timedelta, identity: Identity) -> Environment: ...
+
+    async def release_environment(self, environment: str, *, identity: Identity) -> Environment: ...
+
+    async def quarantine(self, environment: str, *, reason: str, identity: Identity) -> Environment: ...
+
+    async def clean(self, environment: str, *, identity: Identity) -> Environment: ...
+
+    async def retry(self, run: str, *, identity: Identity) -> Run:
+        """Start the job again: another attempt, or a round of its own after the report. The new run."""
+
+    async def cancel(self, run: str, *, identity: Identity, reason: str) -> Run: ...
+
+    async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:
+        """A new secret, told this once."""
+
+    async def revoke_token(self, name: str, *, identity: Identity) -> None: ...
+
+    async def enrolment(self, *, host: str, ttl: timedelta, identity: Identity) -> str:
+        """A code with which one agent may join as `host`, told this once."""
+
+    async def drain_host(self, host: str, *, identity: Identity) -> Host: ...
+
+    async def resume_host(self, host: str, *, identity: Identity) -> Host: ...
+
+    async def drain(self, *, identity: Identity) -> Drain:
+        """Start no new run from now on; what is still under way."""

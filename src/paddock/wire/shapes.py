@@ -1,0 +1,569 @@
+"""What the HTTP API says: plain frozen dataclasses, written by the server and read by the client.
+
+Moments are text in UTC (`2026-01-31T09:42:00.125Z`), durations are seconds, absent moments are null. Ids are text.
+A list is `{"items": [...], "next": ID or null}`; `next` is what to give as `below` for the following page.
+"""
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import TypeVar
+
+from paddock.core.errors import Broken
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a request was not carried out. `code` is one word that programs may rely on."""
+
+    code: str
+    """bad_input | no_token | not_allowed | missing | refused | conflict | stale | too_large | wrong_method | broken."""
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """The body of every answer that is not a success."""
+
+    error: Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquireLease:
+    """POST /leases."""
+
+    pool: str
+    ttl: float = 3600.0
+    """Seconds until it expires unless renewed; 1 to 604800."""
+    holder: str = ""
+    """Who asks, for a person; empty: the token's name."""
+    wait: float = 0.0
+    """Seconds to wait for the grant before the answer, at most 60; the lease stays queued after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenewLease:
+    """POST /leases/{id}/renew."""
+
+    fence: int
+    ttl: float | None = None
+    """Another length from now on, in seconds; null keeps the old one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleaseLease:
+    """POST /leases/{id}/release."""
+
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """queued | granted | released | expired | revoked | cancelled | impossible."""
+
+    id: str
+    pool: str
+    holder: str
+    owner: str
+    run: str
+    state: str
+    environment: str
+    fence: int
+    ttl: float | None
+    asked: str
+    granted: str | None
+    deadline: str | None
+    ended: str | None
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leases:
+    items: tuple[Lease, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhyLease:
+    """What a lease waits for, in sentences for a person; an empty one has nothing to say."""
+
+    lease: str
+    pool: str
+    holder: str
+    asked: str
+    waits_for: str = ""
+    ahead: str = ""
+    next_free: str = ""
+    would_help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transition:
+    """One step that was made: who moved what from which state to which."""
+
+    noun: str
+    id: str
+    at: str
+    before: str
+    after: str
+    signal: str
+    fence: int
+    by: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    name: str
+    agent: str
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """requested | building | ready | leased | held | dirty | cleaning | broken | quarantined | gone."""
+
+    id: str
+    pool: str
+    host: str
+    state: str
+    since: str
+    fence: int
+    lease: str
+    machines: tuple[Machine, ...]
+    held_by: str
+    hold_until: str | None
+    retiring: bool
+    reason: str
+    created: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentDetail(Environment):
+    history: tuple[Transition, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environments:
+    items: tuple[Environment, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HoldEnvironment:
+    """POST /environments/{id}/hold."""
+
+    ttl: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Because:
+    """POST /environments/{id}/quarantine and /runs/{id}/cancel: why, for a person."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """joining | online | draining | offline | lost."""
+
+    name: str
+    state: str
+    since: str
+    agent: str
+    skills: tuple[str, ...]
+    drained_by: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostDetail(Host):
+    environments: tuple[Environment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    items: tuple[Host, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """queued | sent | accepted | running | complete | failed. Its parameters are not told here."""
+
+    id: str
+    agent: str
+    seq: int
+    method: str
+    state: str
+    run: str
+    environment: str
+    fence: int
+    phase: str | None
+    step: int
+    machine: str
+    exit: int | None
+    code: str
+    message: str
+    percent: float | None
+    eta: float | None
+    log: str
+    """Name of its log in /runs/{run}/log/{name}, empty where it has none."""
+    asked: str
+    sent: str | None
+    started: str | None
+    ended: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agent:
+    """Kind: host | machine."""
+
+    id: str
+    name: str
+    kind: str
+    host: str
+    environment: str
+    machine: str
+    software: str
+    skills: tuple[str, ...]
+    connected: bool
+    shut_out: str
+    boot_id: str
+    seen: str | None
+    created: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentDetail(Agent):
+    commands: tuple[Command, ...]
+    """The open ones."""
+    log: tuple[str, ...]
+    """Its last log lines, oldest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agents:
+    items: tuple[Agent, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """queued | leasing | preparing | running | collecting | done; the verdict is final when it is done."""
+
+    id: str
+    round: str
+    job: str
+    attempt: int
+    voting: bool
+    forge: str
+    project: str
+    number: int
+    patchset: int
+    state: str
+    verdict: str | None
+    reason: str
+    ending: str | None
+    phase: str | None
+    pool: str
+    lease: str
+    environment: str
+    created: str
+    started: str | None
+    ended: str | None
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """When a phase lasted."""
+
+    phase: str
+    began: str
+    ended: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Log:
+    """One stream of a run: what one step printed on one machine."""
+
+    name: str
+    """`main-1-one`: phase, number of the step from 1, machine."""
+    phase: str
+    step: int
+    title: str
+    machine: str
+    length: int
+    ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Outcome: passed | failed | error | skipped."""
+
+    suite: str
+    name: str
+    outcome: str
+    seconds: float
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A collected file. Its path begins with the machine's name."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDetail(Run):
+    spans: tuple[Span, ...]
+    commands: tuple[Command, ...]
+    logs: tuple[Log, ...]
+    cases: tuple[Case, ...]
+    problems: tuple[str, ...]
+    artifacts: tuple[Artifact, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    items: tuple[Run, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One patch set of one change."""
+
+    forge: str
+    project: str
+    branch: str
+    number: int
+    patchset: int
+    ref: str
+    revision: str
+    subject: str
+    url: str
+    owner: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """intended | sending | sent."""
+
+    round: str
+    forge: str
+    message: str
+    labels: Mapping[str, int]
+    state: str
+    created: str | None
+    sent: str | None
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reports:
+    items: tuple[Report, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """planned | running | reporting | done | superseded | cancelled."""
+
+    id: str
+    event: str
+    forge: str
+    project: str
+    number: int
+    patchset: int
+    state: str
+    reason: str
+    created: str
+    ended: str | None
+    change: Change | None
+    runs: tuple[Run, ...]
+    report: Report | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Why:
+    """Why a job runs, or does not."""
+
+    job: str
+    runs: bool
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """heard | planned | ignored."""
+
+    id: str
+    forge: str
+    session: str
+    position: int
+    heard: str
+    kind: str
+    type: str
+    author: str
+    comment: str
+    project: str
+    number: int
+    change: Change | None
+    state: str
+    outcome: str
+    whys: tuple[Why, ...]
+    round: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventDetail(Event):
+    raw: str
+    """The line as the forge sent it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Events:
+    items: tuple[Event, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangeDetail:
+    """All that is known of a change: its rounds and events, newest first."""
+
+    forge: str
+    number: int
+    project: str
+    subject: str
+    url: str
+    rounds: tuple[Round, ...]
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewToken:
+    """POST /tokens."""
+
+    name: str
+    role: str
+    """lab | person | operator."""
+    ttl: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    name: str
+    role: str
+    created: str
+    expires: str | None
+    revoked: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeToken:
+    """The only answer that ever holds the secret."""
+
+    name: str
+    role: str
+    secret: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    items: tuple[Token, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEnrolment:
+    """POST /enrolments."""
+
+    host: str
+    ttl: float = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MadeEnrolment:
+    """A code with which one agent may join as the host; told once."""
+
+    host: str
+    code: str
+    ttl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """What is still under way once no new run is started."""
+
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whoami:
+    """GET /whoami."""
+
+    name: str
+    role: str
+
+
+def read(shape: type[S], value: object, *, path: str = "answer") -> S:
+    """Read decoded JSON as a shape. Unknown fields are ignored; `Broken`, naming the field, where one does not fit."""
+    if not isinstance(value, Mapping):
+        raise Broken(f"{path}: {shape.__name__} is an object, not {type(value).__name__}")
+    if not is_dataclass(shape):
+        raise AssertionError(f"{shape.__name__} is no shape")
+    wanted = typing.get_type_hints(shape)
+    given: dict[str, object] = {}
+    for each in fields(shape):
+        if each.name in value:
+            given[each.name] = _field(wanted[each.name], value[each.name], f"{path}.{each.name}")
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise Broken(f"{path}.{each.name}: it is missing")
+    return shape(**given)
+
+
+def _field(wanted: object, value: object, path: str) -> object:
+    origin, parts = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and types.NoneType in parts:
+            return None
+        return _field(next(part for part in parts if part is not types.NoneType), value, path)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise Broken(f"{path}: it is a list, not {type(value).__name__}")
+        return tuple(_field(parts[0], item, f"{path}[{index}]") for index, item in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise Broken(f"{path}: it is an object, not {type(value).__name__}")
+        return {str(key): _field(parts[1], item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(wanted, type) and is_dataclass(wanted):
+        return read(wanted, value, path=path)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(wanted, type) or not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise Broken(f"{path}: it is {getattr(wanted, '__name__', wanted)}, not {type(value).__name__}")
+    return value
+
+
+def plain(shape: object) -> object:
+    """The shape as what JSON can hold. Cheaper than `dataclasses.asdict`, which copies every leaf."""
+    if isinstance(shape, str | int | float | None):
+        return shape
+    if isinstance(shape, Mapping):
+        return {key: plain(item) for key, item in shape.items()}
+    if isinstance(shape, tuple | list):
+        return [plain(item) for item in shape]
+    if isinstance(shape, type) or not is_dataclass(shape):
+        raise AssertionError(f"{type(shape).__name__} is no shape")
+    return {each.name: plain(getattr(shape, each.name)) for each in fields(shape)}
