@@ -1,0 +1,110 @@
+"""Writes the pages of docs/ that are made from the code: the map of modules, the lifecycles."""
+
+import ast
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from paddock.core.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "paddock"
+# From the bottom up, as a newcomer reads: what a thing is, how it speaks, who moves it, who sees it.
+READING_ORDER = ("core", "wire", "hands", "ports", "engine", "adapters", "doors", "agent", "client", "web", "testing")
+NOTE = "<!-- Made by `./dev docs` from the code: change it there. -->"
+
+
+def caption(module: Path) -> str:
+    """Return the first docstring line of a module, or "" where it has none."""
+    docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"), str(module)))
+    return docstring.splitlines()[0] if docstring else ""
+
+
+def modules() -> list[Path]:
+    """Every module of the package, as paths in the source tree."""
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    """The name of the room a module stands in: its directory below the package, or its own name."""
+    first = module.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def _reading_position(name: str) -> tuple[int, str]:
+    return (READING_ORDER.index(name) if name in READING_ORDER else len(READING_ORDER), name)
+
+
+def draw_map() -> str:
+    """Return docs/map.md: one line a module, grouped by room."""
+    rooms: dict[str, list[Path]] = {}
+    programs = []
+    for module in modules():
+        if module.parent == PACKAGE:
+            programs.append(module)
+        else:
+            rooms.setdefault(room(module), []).append(module)
+    lines = ["# Map", "", NOTE, "", caption(PACKAGE / "__init__.py"), ""]
+    for name in sorted(rooms, key=_reading_position):
+        entrance = PACKAGE / name / "__init__.py"
+        lines += [f"## {name}", ""]
+        if entrance in rooms[name]:
+            lines += [caption(entrance), ""]
+        lines += _lines(path for path in rooms[name] if path != entrance)
+    lines += ["## At the top", ""]
+    lines += _lines(path for path in programs if path.name != "__init__.py")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _lines(paths: Iterator[Path]) -> list[str]:
+    listed = [f"- `{path.relative_to(PACKAGE).as_posix()}`: {caption(path)}" for path in paths]
+    return [*listed, ""] if listed else []
+
+
+def tables() -> Mapping[str, Table[StrEnum, StrEnum]]:
+    """Every transition table of the core by its name; two of one name are refused."""
+    import paddock.core
+
+    found: dict[str, Table[Any, Any]] = {}
+    for module in pkgutil.walk_packages(paddock.core.__path__, "paddock.core."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Table) and found.setdefault(value.name, value) is not value:
+                raise SystemExit(f"{value.name}: two tables have this name")
+    return dict(sorted(found.items()))
+
+
+def draw_states() -> str:
+    """Return docs/states.md: a drawing and a table of each lifecycle."""
+    lines = ["# States", "", NOTE, ""]
+    lines += ["A state changes only along these tables; whatever is not listed is refused.", ""]
+    for name, table in tables().items():
+        lines += [f"## {name}", "", "```mermaid", "stateDiagram-v2", f"    [*] --> {table.initial}"]
+        lines += [f"    {before} --> {after}: {signal}" for (before, signal), after in table.steps.items()]
+        lines += [f"    {state} --> [*]" for state in sorted(table.final)]
+        lines += ["```", "", "| from | signal | to |", "|---|---|---|"]
+        lines += [f"| {before} | {signal} | {after} |" for (before, signal), after in sorted(table.steps.items())]
+        lines += ["", f"Final: {', '.join(sorted(table.final)) or 'none'}.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"docs/map.md": draw_map, "docs/states.md": draw_states}
+
+
+def main() -> int:
+    for path, draw in PAGES.items():
+        target = ROOT / path
+        fresh = draw()
+        if target.exists() and target.read_text(encoding="utf-8") == fresh:
+            print(f"{path}: is current")
+            continue
+        target.write_text(fresh, encoding="utf-8")
+        print(f"{path}: written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
