@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +54,12 @@ def carry_out(part: Part) -> Outcome:
     return Outcome(part=part, code=done.returncode, seconds=time.monotonic() - begun, output=done.stdout)
 
 
-def tell(outcome: Outcome, write: Callable[[str], None]) -> None:
+def tell(outcome: Outcome) -> None:
     mark = "ok  " if outcome.code == 0 else "FAIL"
     lines = outcome.output.strip().splitlines()
     # A tool's last line is its own summary ("3 passed in 0.1s"); the whole output is shown only when it is needed.
     summary = lines[-1].strip("= ") if lines else ""
-    write(f"{mark} {outcome.seconds:6.1f} s  {outcome.part.name:34} {summary}\n")
+    print(f"{mark} {outcome.seconds:6.1f} s  {outcome.part.name:34} {summary}", flush=True)
 
 
 def main() -> int:
@@ -68,8 +67,7 @@ def main() -> int:
     outcomes = []
     for part in parts():
         outcome = carry_out(part)
-        tell(outcome, sys.stdout.write)
-        sys.stdout.flush()
+        tell(outcome)
         outcomes.append(outcome)
     failed = [outcome for outcome in outcomes if outcome.code != 0]
     for outcome in failed:
