@@ -30,6 +30,13 @@ class Server:
     """How long a host's or a machine's agent may stay away before what it carried is broken."""
     private: bool = False
     """Whether pages and logs need a token (`access: private`)."""
+    store: str = ""
+    """The database's URL; empty: SQLite in the state directory."""
+    certificate: str = ""
+    """Path of the certificate's file where the server speaks TLS itself, else empty."""
+    certificate_key: str = ""
+    insecure: bool = False
+    """Whether it may listen beyond loopback without TLS (a proxy speaks it, or the network is trusted)."""
     where: str = ""
 
 
@@ -59,7 +66,10 @@ class Forge:
     kind: ForgeKind
     account: str = ""
     """Our own user name there: its events never trigger."""
+    account_where: str = ""
     bots: tuple[str, ...] = ()
+    """Accounts of other programs: their events never trigger either."""
+    bots_where: str = ""
     recheck: tuple[str, ...] = ("^recheck$",)
     """Regular expressions, searched line by line below the comment's `Patch Set N:` header."""
     vote: Vote = Vote.NONE
