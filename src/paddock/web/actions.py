@@ -7,8 +7,9 @@ from paddock.core.access import Identity, Role
 from paddock.core.environment import Environment
 from paddock.core.host import Host
 from paddock.core.lease import Lease
+from paddock.core.queue import WhyLease
 from paddock.core.run import Run
-from paddock.wire.shapes import Drain, WhyLease
+from paddock.wire.shapes import Drain
 
 
 class Actions(Protocol):

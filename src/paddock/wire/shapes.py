@@ -92,13 +92,13 @@ class WhyLease:
     """What a lease waits for, in sentences for a person; an empty one has nothing to say."""
 
     lease: str
-    pool: str
-    holder: str
+    state: str
     asked: str
-    waits_for: str = ""
-    ahead: str = ""
-    next_free: str = ""
-    would_help: str = ""
+    waits_for: str
+    ahead: int
+    """How many are granted before it."""
+    next_free: str
+    would_help: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +300,27 @@ class Log:
     machine: str
     length: int
     ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line of a log, escape sequences taken out. `at` is when it was written, as far as that is known."""
+
+    stream: str
+    machine: str
+    offset: int
+    at: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lines:
+    """Lines of all streams of a run in the order of time. Give `cursor` back to read on."""
+
+    items: tuple[Line, ...]
+    cursor: str
+    ended: bool
+    """The run is done and nothing follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
