@@ -180,7 +180,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_whatever_is_asked_is_checked_or_refused_and_never_crashes(data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(list(METHODS)))

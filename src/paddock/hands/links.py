@@ -199,7 +199,7 @@ async def connect(url: str, *, deadline: timedelta = CONNECT_LIMIT, ssl: tls.SSL
     `ssl` is what `wss` and `tls` trust, the system's authorities if absent. Raises Unreachable, which another attempt
     may mend, or Refused for a URL that never works.
     """
-    parts = urlsplit(url)
+    parts = _parse(url)
     try:
         async with asyncio.timeout(deadline.total_seconds()):
             return await _dial(url, parts, ssl)
@@ -232,6 +232,11 @@ async def serve_lines(path: Path, on_link: Callable[[LineLink], Awaitable[None]]
                 yield
             finally:
                 accepting.cancel()
+    except BaseExceptionGroup as group:
+        # The caller sees no task group here: what its block raised comes out of the block as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
     finally:
         listener.close()
         _remove(path)
@@ -242,15 +247,18 @@ async def relay(a: Link, b: Link) -> None:
 
     One message at a time is in hand each way, so a side that does not read makes the other wait.
     """
-    async with asyncio.TaskGroup() as copiers:
-        both = [copiers.create_task(_copy(a, b)), copiers.create_task(_copy(b, a))]
-        # Waits for: either direction to end. The other one is then cancelled: a half relay carries no session.
-        done, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for copier in pending:
-            copier.cancel()
-    reason = "; ".join(sorted(copier.result() for copier in done))
-    await a.close(reason)
-    await b.close(reason)
+    reason = "relay: stopped"
+    try:
+        async with asyncio.TaskGroup() as copiers:
+            both = [copiers.create_task(_copy(a, b)), copiers.create_task(_copy(b, a))]
+            # Waits for: either direction to end. The other one is then cancelled: a half relay carries no session.
+            done, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for copier in pending:
+                copier.cancel()
+        reason = "; ".join(sorted(copier.result() for copier in done))
+    finally:
+        await a.close(reason)
+        await b.close(reason)
 
 
 async def _copy(source: Link, sink: Link) -> str:
@@ -290,6 +298,16 @@ async def _dial(url: str, parts: SplitResult, ssl: tls.SSLContext | None) -> Lin
             reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=_CHUNK)
             return LineLink(reader, writer)
     raise Refused(f"{_shown(parts)}: not one of ws, wss, tcp, tls, unix")
+
+
+def _parse(url: str) -> SplitResult:
+    if url.startswith("unix:"):
+        # A file name is no URL: `?` and `#` stand for themselves.
+        return SplitResult("unix", "", url.removeprefix("unix:"), "", "")
+    try:
+        return urlsplit(url)
+    except ValueError as exc:
+        raise Refused(f"link: {exc}") from exc
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int]:
