@@ -132,6 +132,9 @@ class Environment:
     retiring: bool = False
     """Whether its next cleaning is its last: the machines are destroyed and it is gone."""
     held_by: str = ""
+    """Who holds it, or wants to once its lease ends."""
+    hold_ttl: timedelta | None = None
+    """Asked for while it is leased: when the lease ends it is held this long instead of being cleaned."""
     hold_until: datetime | None = None
     reason: str = ""
     attempts: int = 0
@@ -155,4 +158,4 @@ def move(environment: Environment, signal: Signal, *, now: datetime, reason: str
 def hold(environment: Environment, *, by: str, ttl: timedelta, now: datetime) -> Environment:
     """Kept for a person after (or instead of) its run; ends by expiry or by that person, always into dirty."""
     held = move(environment, Signal.HOLD, now=now, reason=f"held by {by}")
-    return replace(held, held_by=by, hold_until=now + ttl)
+    return replace(held, held_by=by, hold_ttl=None, hold_until=now + ttl, lease="")

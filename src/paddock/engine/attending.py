@@ -1,0 +1,116 @@
+"""Attending: hosts come, go and are given up; what a lost host carried is broken.
+
+Effects: idempotent (one transaction a pass, on rows alone)
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from paddock.core import command as commands
+from paddock.core import environment as environments
+from paddock.core import host as hosts
+from paddock.core import lease as leases
+from paddock.core.agent import Agent, Kind
+from paddock.core.environment import Environment
+from paddock.core.host import Host
+from paddock.core.run import Verdict
+from paddock.engine import leasing
+from paddock.engine.loop import earliest
+from paddock.engine.means import Means, move, record
+from paddock.engine.planning import ask_to_end
+from paddock.ports import Tables, Touched
+
+
+class Attending:
+    """The stage that keeps the hosts' rows true to the configuration and to their agents' sessions."""
+
+    name = "attending"
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def wakes(self, touched: Touched) -> bool:
+        return isinstance(touched.row, Agent) and touched.row.kind is Kind.HOST
+
+    async def step(self, now: datetime) -> datetime | None:
+        return await self._means.store.write(lambda tables: self._pass(tables, now))
+
+    def _pass(self, tables: Tables, now: datetime) -> datetime | None:
+        configuration = self._means.configuration()
+        for settings in configuration.hosts.values():
+            if tables.hosts.find(settings.name) is None:
+                host = tables.hosts.add(Host(id=settings.name, skills=settings.skills, since=now))
+                record(tables, "hosts", None, host, "configure", now=now)
+        looks = [self._attend(tables, host, now=now) for host in tables.hosts.where()]
+        return earliest(*looks)
+
+    def _attend(self, tables: Tables, host: Host, *, now: datetime) -> datetime | None:
+        """Move one host to where its agent is; when to look again."""
+        agent = tables.agents.find(host.agent) if host.agent else None
+        if agent is not None and agent.is_connected:
+            if host.state in (hosts.State.JOINING, hosts.State.OFFLINE, hosts.State.LOST):
+                arrive(tables, host, now=now)
+            return None
+        if host.state in (hosts.State.ONLINE, hosts.State.DRAINING):
+            host = _step(tables, host, hosts.Signal.LEAVE, now=now, reason="its agent is away")
+        if host.state is not hosts.State.OFFLINE:
+            return None
+        lost_at = host.since + self._means.configuration().server.host_grace
+        if now < lost_at:
+            return lost_at
+        lose(tables, host, now=now)
+        return None
+
+
+def arrive(tables: Tables, host: Host, *, now: datetime) -> Host:
+    """Its agent said hello; one that was being drained goes on draining."""
+    host = _step(tables, host, hosts.Signal.ARRIVE, now=now, reason="")
+    if host.drained_by:
+        host = _step(tables, host, hosts.Signal.DRAIN, now=now, reason=f"drained by {host.drained_by}")
+    return host
+
+
+def _step(tables: Tables, host: Host, signal: hosts.Signal, *, now: datetime, reason: str) -> Host:
+    after = replace(host, state=hosts.LIFECYCLE.step(host.state, signal), since=now, reason=reason)
+    return move(tables, "hosts", host, after, signal, now=now)
+
+
+def lose(tables: Tables, host: Host, *, now: datetime) -> None:
+    """Away past the grace: its environments are broken, and whoever had them is told."""
+    reason = f"host {host.id} has been away since {host.since:%H:%M:%S} UTC"
+    _step(tables, host, hosts.Signal.LOSE, now=now, reason=reason)
+    for environment in tables.environments.where(host=host.id):
+        if environments.LIFECYCLE.allows(environment.state, environments.Signal.BREAK):
+            break_down(tables, environment, now=now, reason=reason, verdict=Verdict.ERROR)
+
+
+def break_down(tables: Tables, environment: Environment, *, now: datetime, reason: str, verdict: Verdict) -> None:
+    """The environment cannot be used on: its lease is revoked, its run ends, its fence rises."""
+    broken = environments.move(replace(environment, lease=""), environments.Signal.BREAK, now=now, reason=reason)
+    move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
+    revoke(tables, environment, now=now, reason=reason, verdict=verdict)
+
+
+def revoke(tables: Tables, environment: Environment, *, now: datetime, reason: str, verdict: Verdict) -> None:
+    """Take the environment from whoever holds it; its open commands are over."""
+    lease = tables.leases.find(environment.lease) if environment.lease else None
+    if lease is not None and lease.state is leases.State.GRANTED:
+        leasing.end(tables, lease, leases.Signal.REVOKE, now=now, reason=reason)
+    if lease is not None and lease.run:
+        run = tables.runs.find(lease.run)
+        if run is not None:
+            ask_to_end(tables, run, verdict, reason=reason)
+    for command in tables.commands.where(environment=environment.id, state=sorted(commands.OPEN)):
+        fail(tables, command, "stale", reason, now=now)
+
+
+def fail(tables: Tables, command: commands.Command, code: str, message: str, *, now: datetime) -> None:
+    """A command that will not be answered any more, or whose answer nobody takes."""
+    over = replace(
+        command,
+        state=commands.LIFECYCLE.step(command.state, commands.Signal.FAIL),
+        code=code,
+        message=message,
+        ended=now,
+    )
+    tables.commands.swap(command, over)

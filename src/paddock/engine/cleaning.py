@@ -1,0 +1,98 @@
+"""Cleaning: what was lent is cleaned under a higher fence by the agent that carries it, proven, and only then ready.
+
+Effects: idempotent (orders commands that state an end; each order is in the transaction that moves the environment)
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from paddock.core import environment as environments
+from paddock.core import host as hosts
+from paddock.core import upkeep
+from paddock.core.command import Command
+from paddock.core.environment import Environment, Reset
+from paddock.core.host import Host
+from paddock.engine import leasing
+from paddock.engine.building import ask, fits
+from paddock.engine.means import Means, move
+from paddock.hands import faults
+from paddock.ports import Tables, Touched
+
+LIMIT = 60
+"""Seconds that cleaning or destroying one machine may take."""
+
+_OURS = (environments.State.DIRTY, environments.State.CLEANING, environments.State.BROKEN)
+
+
+class Cleaning:
+    """The stage from dirty to ready, or gone, or quarantined with the reason."""
+
+    name = "cleaning"
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+
+    def wakes(self, touched: Touched) -> bool:
+        match touched.row:
+            case Environment(state=state):
+                return state in _OURS
+            case Command(method=upkeep.CLEAN | upkeep.DESTROY, is_open=False) | Host():
+                return True
+            case _:
+                return False
+
+    async def step(self, now: datetime) -> datetime | None:
+        await self._means.store.write(lambda tables: self._pass(tables, now))
+        faults.at("cleaning.ordered")
+        return None
+
+    def _pass(self, tables: Tables, now: datetime) -> None:
+        for environment in tables.environments.where(state=list(_OURS)):
+            if environment.state is environments.State.BROKEN:
+                _mend(tables, environment, now=now)
+            elif environment.state is environments.State.DIRTY:
+                self._begin(tables, environment, now=now)
+            else:
+                self._go_on(tables, environment, now=now)
+
+    def _begin(self, tables: Tables, environment: Environment, *, now: datetime) -> None:
+        pool = self._means.configuration().pools.get(environment.pool)
+        last = replace(environment, retiring=environment.retiring or not fits(environment, pool))
+        cleaning = environments.move(last, environments.Signal.CLEAN, now=now)
+        cleaning = move(tables, "environments", environment, cleaning, environments.Signal.CLEAN, now=now)
+        self._go_on(tables, cleaning, now=now)
+
+    def _go_on(self, tables: Tables, environment: Environment, *, now: datetime) -> None:
+        if environment.reset is Reset.NONE and not environment.retiring:
+            finish(tables, environment, now=now)
+            return
+        method = upkeep.DESTROY if environment.retiring else upkeep.CLEAN
+        commands = tables.commands.where(environment=environment.id, fence=environment.fence)
+        match upkeep.progress(environment, method, commands):
+            case upkeep.Ask(machines=names):
+                ask(tables, self._means, environment, method, names, limit=LIMIT, now=now)
+            case upkeep.Done():
+                finish(tables, environment, now=now)
+            case upkeep.GiveUp(reason=reason):
+                shut = environments.move(environment, environments.Signal.QUARANTINE, now=now, reason=reason)
+                move(tables, "environments", environment, shut, environments.Signal.QUARANTINE, now=now)
+            case upkeep.Waiting():
+                pass
+
+
+def finish(tables: Tables, environment: Environment, *, now: datetime) -> None:
+    """Proven clean: ready, and lent to the next in the same transaction; or gone, where it was its last cleaning."""
+    signal = environments.Signal.REMOVE if environment.retiring else environments.Signal.CLEANED
+    after = environments.move(environment, signal, now=now)
+    move(tables, "environments", environment, after, signal, now=now, note="proven by its host's agent")
+    if after.state is environments.State.READY:
+        leasing.serve(tables, environment.pool, now=now)
+
+
+def _mend(tables: Tables, environment: Environment, *, now: datetime) -> None:
+    """A broken environment is destroyed, without a person, as soon as its host can be asked again."""
+    host = tables.hosts.find(environment.host)
+    if host is None or host.state not in (hosts.State.ONLINE, hosts.State.DRAINING):
+        return
+    last = environments.move(replace(environment, retiring=True, lease=""), environments.Signal.CLEAN, now=now)
+    move(tables, "environments", environment, last, environments.Signal.CLEAN, now=now, by=f"host {host.id}")

@@ -1,0 +1,136 @@
+"""Collecting: every announced byte is there, the test results are read, and the run ends with its verdict.
+
+Effects: idempotent (reads the archive, then one transaction ends the run and gives its lease back)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from paddock.core import command as commands
+from paddock.core import lease as leases
+from paddock.core import results
+from paddock.core import run as runs
+from paddock.core.command import Command
+from paddock.core.errors import Refused
+from paddock.core.job import Phase
+from paddock.core.names import archive_name
+from paddock.core.phases import Finish
+from paddock.core.results import Case, Outcome, Results
+from paddock.core.run import Run, Verdict
+from paddock.engine import leasing
+from paddock.engine.junit import read
+from paddock.engine.means import Means, move, need
+from paddock.hands import faults
+from paddock.ports import Tables
+
+LOG = "output"
+"""The stream of a script; every other stream is a file named by its path."""
+
+
+def stream_name(command: Command, stream: str) -> str:
+    """Where a stream of a command goes in the archive; `Refused`, naming it, for a name that leads elsewhere."""
+    if command.method == "file.collect":
+        return archive_name(f"{command.archive}/{archive_name(stream)}")
+    if stream != LOG:
+        raise Refused(f"{stream!r}: a {command.method} has no such stream")
+    return archive_name(f"{command.archive}.log")
+
+
+async def missing(means: Means, id: str) -> list[str]:
+    """Names of streams of a run that were announced and are not whole yet; empty before its collecting."""
+    run, ended = await means.store.read(lambda tables: _ended(tables, id))
+    if run is None or run.phase is not Phase.COLLECT:
+        return []
+    names = {}
+    for command in ended:
+        for stream, length in command.outputs.items():
+            try:
+                names[stream_name(command, stream)] = length
+            except Refused:
+                continue  # nobody stores it; finish() lists it by name
+    return [name for name, length in names.items() if (await means.archive.length(name) or 0) < length]
+
+
+def _ended(tables: Tables, id: str) -> tuple[Run | None, list[Command]]:
+    return tables.runs.find(id), [command for command in tables.commands.where(run=id) if not command.is_open]
+
+
+async def finish(means: Means, run: Run, act: Finish, *, now: datetime) -> None:
+    """Read the results and end the run. `Conflict` if it moved meanwhile: then it is looked at again."""
+    _, ended = await means.store.read(lambda tables: _ended(tables, run.id))
+    found = await _read_results(means, run, ended)
+    verdict, reason = _verdict(run, act, found)
+    faults.at("collecting.read")
+    await means.store.write(lambda tables: end(tables, run, verdict, reason, found, now=now))
+    faults.at("collecting.ended")
+
+
+async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> Results:
+    """The cases of every result file that arrived, and by name what was refused on the way."""
+    cases: list[Case] = []
+    problems = list(_refusals(ended))
+    prefix = f"{run.archive}/results/"
+    for name in await means.archive.list(prefix) if run.spec.results else {}:
+        try:
+            cases += read(await means.archive.read(name), machine=name.removeprefix(prefix).partition("/")[0])
+        except Refused as exc:
+            problems.append(f"{name.removeprefix(prefix)}: {exc.message}")
+    return Results(id=run.id, cases=tuple(cases), problems=tuple(problems))
+
+
+def _refusals(ended: Sequence[Command]) -> list[str]:
+    """What the agents would not send, and what we would not store."""
+    said = []
+    for command in ended:
+        refused = command.result.get("refused")
+        for one in refused if isinstance(refused, list) else []:
+            if isinstance(one, Mapping):
+                said.append(f"{command.machine}/{one.get('path', '?')}: {one.get('why', 'refused')}")
+        for stream in command.outputs:
+            try:
+                stream_name(command, stream)
+            except Refused as exc:
+                said.append(f"{command.machine}: {exc.message}")
+    return sorted(set(said))
+
+
+def _verdict(run: Run, act: Finish, found: Results) -> tuple[Verdict, str]:
+    """A run is not successful until proven: the results that its job promises have to be there, and to be good."""
+    if act.verdict is not Verdict.SUCCESS or not run.spec.results:
+        return act.verdict, act.reason
+    if not found.cases:
+        why = f": {found.problems[0]}" if found.problems else ""
+        return Verdict.FAILURE, f"no test results were found in {', '.join(run.spec.results)}{why}"
+    counted = results.count(found.cases)
+    bad = counted[Outcome.FAILED] + counted[Outcome.ERROR]
+    if bad:
+        return Verdict.FAILURE, f"{bad} of {len(found.cases)} tests did not pass"
+    return act.verdict, act.reason
+
+
+def end(tables: Tables, run: Run, verdict: Verdict, reason: str, found: Results, *, now: datetime) -> None:
+    """One transaction: the run is done, what it held is dirty, and no answer to its open commands is taken any more."""
+    done = replace(
+        run,
+        state=runs.LIFECYCLE.step(run.state, runs.Signal.FINISH),
+        verdict=verdict,
+        reason=reason,
+        spans=tuple(span if span.ended else replace(span, ended=now) for span in run.spans),
+        ended=now,
+    )
+    move(tables, "runs", run, done, runs.Signal.FINISH, now=now)
+    if found.cases or found.problems:
+        tables.results.add(found)
+    for command in tables.commands.where(run=run.id, state=sorted(commands.OPEN)):
+        over = replace(
+            command,
+            state=commands.LIFECYCLE.step(command.state, commands.Signal.FAIL),
+            code="stale",
+            message="its run is done",
+            ended=now,
+        )
+        tables.commands.swap(command, over)
+    lease = need(tables.leases, run.lease, "lease")
+    if lease.state is leases.State.GRANTED:
+        leasing.end(tables, lease, leases.Signal.RELEASE, now=now, by=f"run {run.id}")

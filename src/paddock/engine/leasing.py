@@ -1,0 +1,329 @@
+"""Leasing: who asked gets an environment, in order; who is over gives it back dirty.
+
+Effects: idempotent (each function is one transaction on the store; the fence rises with every change of owner)
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from paddock.core import environment as environments
+from paddock.core import lease as leases
+from paddock.core import queue
+from paddock.core import run as runs
+from paddock.core.configuration import Configuration
+from paddock.core.environment import Environment, Reset
+from paddock.core.errors import Missing, Refused
+from paddock.core.host import Host
+from paddock.core.job import Phase
+from paddock.core.lease import Lease
+from paddock.core.queue import WhyLease
+from paddock.core.run import Run, Span, Verdict
+from paddock.engine.loop import earliest
+from paddock.engine.means import Means, move, need, record
+from paddock.hands import faults
+from paddock.ports import Tables, Touched
+
+SHORTEST_TTL = timedelta(seconds=1)
+LONGEST_TTL = timedelta(days=7)
+
+
+class Leasing:
+    """The stage that queues runs for environments, ends overdue leases and holds, and serves the queues."""
+
+    name = "leasing"
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._looks_again: datetime | None = None
+        self.is_draining = False
+        """Whether no new run is started: an operator is about to stop the server. Ends with this server's life."""
+
+    def wakes(self, touched: Touched) -> bool:
+        """Most writes are grants and releases that served their queue themselves; those need no look."""
+        match touched.row:
+            case Run(state=runs.State.QUEUED | runs.State.LEASING) | Host() | Lease(state=leases.State.QUEUED):
+                return True
+            case Lease(state=leases.State.GRANTED, deadline=moment) | Environment(hold_until=moment):
+                return moment is not None and (self._looks_again is None or moment < self._looks_again)
+            case _:
+                return False
+
+    async def step(self, now: datetime) -> datetime | None:
+        """Queue, expire, serve; looks again when the next ttl or hold ends."""
+        self._looks_again = await self._means.store.write(lambda tables: self._pass(tables, now))
+        faults.at("leasing.served")
+        return self._looks_again
+
+    def _pass(self, tables: Tables, now: datetime) -> datetime | None:
+        if not self.is_draining:
+            for run in tables.runs.where(state=runs.State.QUEUED):
+                queue_run(tables, self._means, run, now=now)
+        expire(tables, now=now)
+        configured = self._means.configuration().pools
+        for pool in {lease.pool for lease in tables.leases.where(state=leases.State.QUEUED)}:
+            if pool in configured:
+                serve(tables, pool, now=now)
+            else:
+                refuse(tables, pool, now=now)
+        return next_end(tables)
+
+
+def queue_run(tables: Tables, means: Means, run: Run, *, now: datetime) -> None:
+    """From queued to leasing with a lease in the queue; a run without machines is done at once."""
+    if run.ending is not None:
+        finish_early(tables, run, run.ending, now=now)
+    elif not run.spec.environment:
+        finish_early(tables, run, Verdict.SUCCESS, now=now)
+    else:
+        lease = tables.leases.add(
+            Lease(
+                id=means.chance.name(""),
+                pool=run.spec.environment,
+                holder=f"run {run.id}",
+                asked=now,
+                run=run.id,
+            )
+        )
+        record(tables, "leases", None, lease, "ask", now=now, by=f"run {run.id}")
+        leasing = replace(
+            run,
+            state=runs.LIFECYCLE.step(run.state, runs.Signal.LEASE),
+            lease=lease.id,
+            spans=(Span(phase="wait", began=now),),
+        )
+        move(tables, "runs", run, leasing, runs.Signal.LEASE, now=now)
+
+
+def finish_early(tables: Tables, run: Run, verdict: Verdict, *, now: datetime, reason: str = "") -> None:
+    """A run that ends without having held an environment."""
+    done = replace(
+        run,
+        state=runs.LIFECYCLE.step(run.state, runs.Signal.FINISH),
+        verdict=verdict,
+        reason=reason or run.reason,
+        spans=tuple(span if span.ended else replace(span, ended=now) for span in run.spans),
+        ended=now,
+    )
+    move(tables, "runs", run, done, runs.Signal.FINISH, now=now)
+
+
+def acquire(
+    tables: Tables,
+    configuration: Configuration,
+    *,
+    id: str,
+    pool: str,
+    holder: str,
+    owner: str,
+    ttl: timedelta,
+    now: datetime,
+) -> Lease:
+    """Ask for an environment of a pool: granted in this transaction if one is free and nobody waits, else queued."""
+    if pool not in configuration.pools:
+        raise Missing(f"pool {pool}: it is not configured", hint="paddock env list shows the pools")
+    _check_ttl(ttl)
+    asked = Lease(id=id, pool=pool, holder=holder, owner=owner, asked=now, ttl=ttl)
+    free = None
+    if not tables.leases.where(pool=pool, state=leases.State.QUEUED, limit=1):
+        free = _longest_idle(tables, pool)
+    if free is None:
+        lease = tables.leases.add(asked)
+        record(tables, "leases", None, lease, "ask", now=now, by=holder)
+        return lease
+    leased = environments.move(replace(free, lease=id), environments.Signal.LEASE, now=now)
+    granted = leases.grant(asked, environment=free.id, fence=leased.fence, now=now)
+    move(tables, "environments", free, leased, environments.Signal.LEASE, now=now, by=holder)
+    lease = tables.leases.add(granted)
+    record(tables, "leases", None, asked, "ask", now=now, by=holder)
+    record(tables, "leases", asked, lease, leases.Signal.GRANT, now=now, by=holder)
+    return lease
+
+
+def _check_ttl(ttl: timedelta) -> None:
+    if not SHORTEST_TTL <= ttl <= LONGEST_TTL:
+        raise Refused(f"lease: ttl {ttl.total_seconds():g}s is not between 1s and 7d")
+
+
+def serve(tables: Tables, pool: str, *, now: datetime) -> None:
+    """Grant the pool's free environments to who waits, first come first served."""
+    while waiting := tables.leases.where(pool=pool, state=leases.State.QUEUED, limit=1):
+        free = _longest_idle(tables, pool)
+        if free is None:
+            return
+        _grant(tables, waiting[0], free, now=now)
+
+
+def _longest_idle(tables: Tables, pool: str) -> Environment | None:
+    ready = tables.environments.where(pool=pool, state=environments.State.READY, limit=8)
+    if not ready:
+        return None
+    states = {host.id: host.state for host in tables.hosts.where(id=sorted({one.host for one in ready}))}
+    usable = queue.lendable([one for one in ready if not one.retiring], states)
+    return usable[0] if usable else None
+
+
+def _grant(tables: Tables, lease: Lease, free: Environment, *, now: datetime) -> None:
+    leased = environments.move(replace(free, lease=lease.id), environments.Signal.LEASE, now=now)
+    leased = move(tables, "environments", free, leased, environments.Signal.LEASE, now=now, by=lease.holder)
+    granted = leases.grant(lease, environment=free.id, fence=leased.fence, now=now)
+    move(tables, "leases", lease, granted, leases.Signal.GRANT, now=now, by=lease.holder)
+    if lease.run:
+        _prepare(tables, need(tables.runs, lease.run, "run"), leased, now=now)
+
+
+def _prepare(tables: Tables, run: Run, environment: Environment, *, now: datetime) -> None:
+    """The run has its environment: it waits for the agents' hello from here on."""
+    preparing = replace(
+        run,
+        state=runs.LIFECYCLE.step(run.state, runs.Signal.PREPARE),
+        environment=environment.id,
+        fence=environment.fence,
+        phase=Phase.HELLO,
+        phase_since=now,
+        spans=(*(replace(span, ended=now) for span in run.spans), Span(phase=Phase.HELLO.value, began=now)),
+    )
+    move(tables, "runs", run, preparing, runs.Signal.PREPARE, now=now, by=f"lease {run.lease}")
+
+
+def renew(tables: Tables, id: str, *, fence: int, ttl: timedelta | None, now: datetime) -> Lease:
+    """Start an outside holder's ttl again."""
+    lease = need(tables.leases, id, "lease")
+    if ttl is not None:
+        _check_ttl(ttl)
+    return move(
+        tables, "leases", lease, leases.renew(lease, fence=fence, now=now, ttl=ttl), leases.Signal.RENEW, now=now
+    )
+
+
+def release(tables: Tables, id: str, *, fence: int, now: datetime, by: str = "") -> Lease:
+    """The holder is done. Released before is the same answer again, so that a repeated request is harmless."""
+    lease = need(tables.leases, id, "lease")
+    if lease.state is leases.State.RELEASED and lease.fence == fence:
+        return lease
+    leases.prove(lease, fence=fence)
+    return end(tables, lease, leases.Signal.RELEASE, now=now, by=by or lease.holder)
+
+
+def cancel(tables: Tables, id: str, *, now: datetime, reason: str) -> Lease:
+    """Take a request out of the queue."""
+    lease = need(tables.leases, id, "lease")
+    return end(tables, lease, leases.Signal.CANCEL, now=now, reason=reason)
+
+
+def refuse(tables: Tables, pool: str, *, now: datetime) -> None:
+    """The pool is no longer configured: say so to everybody who waits for it."""
+    reason = f"pool {pool} is no longer configured"
+    for lease in tables.leases.where(pool=pool, state=leases.State.QUEUED):
+        end(tables, lease, leases.Signal.REFUSE, now=now, reason=reason)
+        if lease.run:
+            run = need(tables.runs, lease.run, "run")
+            finish_early(tables, run, Verdict.ERROR, now=now, reason=reason)
+
+
+def end(tables: Tables, lease: Lease, signal: leases.Signal, *, now: datetime, by: str = "", reason: str = "") -> Lease:
+    """End a lease for whatever reason; what it held is dirty, and on its way to be lent again."""
+    over = leases.end(lease, signal, now=now, reason=reason)
+    over = move(tables, "leases", lease, over, signal, now=now, by=by)
+    environment = tables.environments.find(lease.environment) if lease.environment else None
+    if environment is not None and environment.lease == lease.id:
+        _give_back(tables, environment, now=now, by=by or lease.holder)
+    return over
+
+
+_LENT = frozenset({environments.State.LEASED})
+
+
+def _give_back(tables: Tables, environment: Environment, *, now: datetime, by: str) -> None:
+    """From leased to dirty; one that needs no cleaning goes on to ready in the same transaction. A held one stays."""
+    if environment.state not in _LENT:
+        return
+    if environment.hold_ttl is not None:
+        held = environments.hold(environment, by=environment.held_by, ttl=environment.hold_ttl, now=now)
+        move(tables, "environments", environment, held, environments.Signal.HOLD, now=now, by=environment.held_by)
+        return
+    dirty = environments.move(replace(environment, lease=""), environments.Signal.RELEASE, now=now)
+    record(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
+    if environment.reset is not Reset.NONE or environment.retiring:
+        tables.environments.swap(environment, dirty)
+        return
+    cleaning = environments.move(dirty, environments.Signal.CLEAN, now=now)
+    record(tables, "environments", dirty, cleaning, environments.Signal.CLEAN, now=now)
+    ready = environments.move(cleaning, environments.Signal.CLEANED, now=now)
+    record(tables, "environments", cleaning, ready, environments.Signal.CLEANED, now=now, note="reset: none")
+    tables.environments.swap(environment, ready)
+    serve(tables, environment.pool, now=now)
+
+
+def expire(tables: Tables, *, now: datetime) -> None:
+    """End the leases of outside holders whose ttl is over, the holds, and the waiting of runs that are to end."""
+    for lease in tables.leases.where(state=leases.State.GRANTED):
+        if leases.is_overdue(lease, now=now):
+            end(tables, lease, leases.Signal.EXPIRE, now=now, reason=f"its ttl of {lease.ttl} ended without a renewal")
+    for environment in tables.environments.where(state=environments.State.HELD):
+        if environment.hold_until is not None and now >= environment.hold_until:
+            end_hold(tables, environment, now=now, by="time")
+    for run in tables.runs.where(state=runs.State.LEASING):
+        if run.ending is not None:
+            cancel(tables, run.lease, now=now, reason=run.reason)
+            finish_early(tables, run, run.ending, now=now)
+
+
+def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str) -> Environment:
+    """A held environment is given back: dirty, like everything that was lent."""
+    dirty = environments.move(
+        replace(environment, held_by="", hold_until=None, lease=""), environments.Signal.RELEASE, now=now
+    )
+    return move(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
+
+
+def next_end(tables: Tables) -> datetime | None:
+    """When the next ttl or hold ends."""
+    granted = tables.leases.where(state=leases.State.GRANTED)
+    held = tables.environments.where(state=environments.State.HELD)
+    return earliest(*(lease.deadline for lease in granted), *(one.hold_until for one in held))
+
+
+def full_ttls(tables: Tables, *, now: datetime) -> None:
+    """At a server's start every outside holder gets one full ttl: it could not renew while nobody listened."""
+    for lease in tables.leases.where(state=leases.State.GRANTED):
+        if lease.ttl is not None:
+            tables.leases.swap(lease, replace(lease, deadline=now + lease.ttl))
+
+
+def explain(tables: Tables, configuration: Configuration, id: str, *, now: datetime) -> WhyLease:
+    """What a lease waits for, its place in the queue, and what would help."""
+    lease = need(tables.leases, id, "lease")
+    pool = configuration.pools.get(lease.pool)
+    waiting = [one.id for one in tables.leases.where(pool=lease.pool, state=leases.State.QUEUED)]
+    living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
+    existing = tables.environments.where(pool=lease.pool, state=living)
+    return queue.why(
+        lease,
+        ahead=waiting.index(lease.id) if lease.id in waiting else 0,
+        pool=pool,
+        existing=existing,
+        host=tables.hosts.find(pool.host) if pool else None,
+        ends=_ends(tables, existing),
+        now=now,
+    )
+
+
+def _ends(tables: Tables, existing: list[Environment]) -> Mapping[str, datetime]:
+    """Environment → when what holds it has to end at the latest: a ttl, a hold, or the sum of a run's limits."""
+    ends: dict[str, datetime] = {}
+    for environment in existing:
+        lease = tables.leases.find(environment.lease) if environment.lease else None
+        run = tables.runs.find(lease.run) if lease and lease.run else None
+        moment = environment.hold_until or (lease.deadline if lease else None) or (_last_end(run) if run else None)
+        if moment is not None:
+            ends[environment.id] = moment
+    return ends
+
+
+def _last_end(run: Run) -> datetime | None:
+    if run.phase is None or run.phase_since is None:
+        return None
+    phases = list(Phase)
+    left = phases[phases.index(run.phase) :]
+    return run.phase_since + sum((run.spec.limits.of(phase) for phase in left), timedelta())

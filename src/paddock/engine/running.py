@@ -1,0 +1,233 @@
+"""Running: each run that has an environment is taken from act to act until it is done.
+
+Effects: idempotent (every act is one transaction on the run's row and its commands; agents carry them out at most once)
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from paddock.core import agent as agents
+from paddock.core import phases
+from paddock.core import run as runs
+from paddock.core.agent import Agent
+from paddock.core.command import Command
+from paddock.core.configuration import Configuration
+from paddock.core.environment import Environment
+from paddock.core.errors import Conflict
+from paddock.core.job import Phase
+from paddock.core.phases import Cancel, Enter, Finish, Order, Presence, Wait
+from paddock.core.run import Run, Span
+from paddock.engine import collecting
+from paddock.engine.loop import earliest
+from paddock.engine.means import Means, move, need, order
+from paddock.engine.preparing import GRACE, work
+from paddock.hands import faults
+from paddock.ports import Tables, Touched
+
+log = logging.getLogger(__name__)
+
+ACTIVE = (runs.State.PREPARING, runs.State.RUNNING, runs.State.COLLECTING)
+MISSING_AGAIN = timedelta(seconds=5)
+"""How often output that was announced is looked for, beside being told when some arrives."""
+
+
+class Running:
+    """The stage from preparing to done. It looks only at runs that something happened to."""
+
+    name = "running"
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        # Derived from the rows, rebuilt at every start: which runs to look at next, and when.
+        self._stirred: set[str] | None = None
+        self._environments: set[str] = set()
+        self._due: dict[str, datetime] = {}
+
+    def wakes(self, touched: Touched) -> bool:
+        match touched.row:
+            case Command(run=run) if run:
+                return self.stir(run)
+            case Run(id=run, state=state) if state in ACTIVE:
+                return self.stir(run)
+            case Agent(kind=agents.Kind.MACHINE, environment=environment):
+                self._environments.add(environment)
+                return True
+            case _:
+                return False
+
+    def stir(self, run: str) -> bool:
+        """Something happened to a run: look at it."""
+        if self._stirred is not None:
+            self._stirred.add(run)
+        return True
+
+    async def step(self, now: datetime) -> datetime | None:
+        for run in await self._take(now):
+            try:
+                await self._advance(run, now)
+            except Conflict:
+                self.stir(run)
+        return now if self._stirred or self._environments else earliest(*self._due.values())
+
+    async def _take(self, now: datetime) -> list[str]:
+        """The runs to look at now: all of them the first time."""
+        environments, self._environments = self._environments, set()
+        if self._stirred is None:
+            self._stirred = set()
+            return [run.id for run in await self._means.store.read(lambda tables: tables.runs.where(state=ACTIVE))]
+        stirred, self._stirred = self._stirred, set()
+        stirred |= {run for run, moment in self._due.items() if moment <= now}
+        if environments:
+            names = sorted(environments)
+            found = await self._means.store.read(lambda tables: tables.runs.where(environment=names, state=ACTIVE))
+            stirred |= {run.id for run in found}
+        return sorted(stirred)
+
+    async def _advance(self, id: str, now: datetime) -> None:
+        """Take one run as far as it goes today."""
+        missing = await collecting.missing(self._means, id)
+        act, run = await self._means.store.write(lambda tables: carry_out(tables, self._means, id, missing, now=now))
+        faults.at("running.moved")
+        match act:
+            case Finish() if run is not None:
+                await collecting.finish(self._means, run, act, now=now)
+                self._due.pop(id, None)
+            case Enter(phase=Phase.COLLECT):
+                self.stir(id)
+            case Wait(until=moment) if run is not None:
+                self._due[id] = min(moment, now + MISSING_AGAIN) if missing else moment
+            case _:
+                self._due.pop(id, None)
+
+
+def carry_out(
+    tables: Tables, means: Means, id: str, missing: Sequence[str] | None, *, now: datetime
+) -> tuple[phases.Act | None, Run | None]:
+    """Decide and do, act after act, in one transaction, until there is something to wait for.
+
+    Returns the last act with the run as it is then. Finishing, which reads files, and collecting, which has to know
+    what
+    is `missing`, are left to the caller.
+    """
+    configuration = means.configuration()
+    run = tables.runs.find(id)
+    if run is None or run.state not in ACTIVE:
+        return None, None
+    environment = need(tables.environments, run.environment, "environment")
+    while True:
+        commands = tables.commands.where(run=run.id)
+        act = phases.advance(
+            run,
+            commands,
+            _presence(tables, environment),
+            missing=missing or (),
+            grace=configuration.server.host_grace,
+            now=now,
+        )
+        match act:
+            case Order(step=index, machines=names):
+                run = _order(tables, means, run, environment, index, names, configuration, now=now)
+            case Cancel(commands=ids):
+                _cancel(tables, means, run, [one for one in commands if one.id in ids], now=now)
+            case Enter(phase=phase):
+                run = enter(tables, run, act, now=now)
+                if phase is Phase.COLLECT:
+                    return act, run
+            case _:
+                return act, run
+
+
+def _presence(tables: Tables, environment: Environment) -> Mapping[str, Presence]:
+    """Machine → whether its agent has a session, in the order of the configuration."""
+    found = {agent.machine: agent for agent in tables.agents.where(environment=environment.id)}
+    return {
+        machine.name: Presence(
+            is_connected=found[machine.name].is_connected,
+            away=found[machine.name].seen or found[machine.name].created,
+        )
+        for machine in environment.machines
+    }
+
+
+def _order(
+    tables: Tables,
+    means: Means,
+    run: Run,
+    environment: Environment,
+    index: int,
+    names: Sequence[str],
+    configuration: Configuration,
+    *,
+    now: datetime,
+) -> Run:
+    round = need(tables.rounds, run.round, "round")
+    for machine in environment.machines:
+        if machine.name not in names:
+            continue
+        todo = work(run, round, environment, machine, index, configuration, now=now)
+        order(
+            tables,
+            means,
+            machine.agent,
+            todo.method,
+            todo.params,
+            now=now,
+            environment=environment.id,
+            fence=run.fence,
+            run=run.id,
+            phase=run.phase,
+            step=index,
+            machine=machine.name,
+            background=todo.background,
+            archive=todo.archive,
+        )
+    return run if run.started is not None else tables.runs.swap(run, replace(run, started=now))
+
+
+def _cancel(tables: Tables, means: Means, run: Run, commands: Sequence[Command], *, now: datetime) -> None:
+    for command in commands:
+        order(
+            tables,
+            means,
+            command.agent,
+            phases.CANCEL,
+            {"task_id": command.id, "grace": GRACE},
+            now=now,
+            environment=command.environment,
+            fence=command.fence,
+            run=run.id,
+            phase=command.phase,
+            step=command.step,
+            machine=command.machine,
+            target=command.id,
+        )
+
+
+_SIGNAL: Mapping[runs.State, runs.Signal] = {
+    runs.State.RUNNING: runs.Signal.START,
+    runs.State.COLLECTING: runs.Signal.COLLECT,
+}
+
+
+def enter(tables: Tables, run: Run, act: Enter, *, now: datetime) -> Run:
+    """Go on to a phase; the run's state follows, with what went wrong so far."""
+    state = runs.STATE_OF[act.phase]
+    entered = replace(
+        run,
+        phase=act.phase,
+        phase_since=now,
+        verdict=run.verdict or act.verdict,
+        reason=run.reason or act.reason,
+        spans=(*_closed(run.spans, now), Span(phase=act.phase.value, began=now)),
+    )
+    if state is run.state:
+        return tables.runs.swap(run, entered)
+    signal = _SIGNAL[state]
+    moved = replace(entered, state=runs.LIFECYCLE.step(run.state, signal))
+    return move(tables, "runs", run, moved, signal, now=now)
+
+
+def _closed(spans: Sequence[Span], now: datetime) -> tuple[Span, ...]:
+    return tuple(span if span.ended else replace(span, ended=now) for span in spans)
