@@ -88,6 +88,11 @@ class Held:
         self._was_told_the_last = False
         self._reconnecting = asyncio.Lock()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the gate was opened, as far as we heard, and the keeper still speaks to us."""
+        return self._line.opened.is_set() and not self._line.over.is_set()
+
     async def open_gate(self) -> None:
         """Let the command run: only on the connection that forked it, once; again is no harm.
 
@@ -176,7 +181,11 @@ async def _connect(directory: Path, identity: Identity) -> _Line | None:
         with suppress(OSError):  # refused or absent: it is leaving
             link = _dial(directory, identity)
             if link is not None:
-                return await take(link)
+                line = await take(link)
+                await asyncio.wait([line.heard], timeout=max(0.0, deadline - loop.time()))
+                if line.heard.done() and line.heard.result() is not None:
+                    return line
+                line.close()
         if loop.time() > deadline:
             raise Broken(f"{directory.name}: its keeper {identity.pid} does not answer")
         await asyncio.sleep(0.01)

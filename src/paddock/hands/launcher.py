@@ -87,14 +87,9 @@ class Launcher:
             raise Broken(f"{order.task}: {directory}: {exc.strerror}") from exc
         held = await attach(directory)
         if held is not None:
-            # Either it ends by itself at once, as its gate was never opened and never will be, or it holds a task.
             try:
-                async with asyncio.timeout(1):
-                    await held.ended()
-            except TimeoutError:
-                raise Refused(f"{order.task}: {directory} is held by keeper {held.identity.pid}") from None
-            except Lost:
-                pass
+                if not await _has_given_up(held):
+                    raise Refused(f"{order.task}: {directory} is held by keeper {held.identity.pid}")
             finally:
                 held.close()
         ended = read_exit(directory)
@@ -176,6 +171,20 @@ class Launcher:
         ours.setblocking(False)  # noqa: FBT003 - the standard library's signature
         self._orders = ours
         return ours
+
+
+async def _has_given_up(held: Held) -> bool:
+    """Whether this keeper's maker went away before opening the gate; it may be about to notice."""
+    try:
+        async with asyncio.timeout(1):
+            if held.is_open:
+                return False
+            await held.ended()
+    except TimeoutError:
+        return False
+    except Lost:
+        pass
+    return True
 
 
 def _file(name: str, content: bytes) -> int:

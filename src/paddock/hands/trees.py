@@ -18,6 +18,8 @@ from paddock.core.errors import Broken
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PPID, _STARTED = 1, 19  # fields of /proc/PID/stat, counted from the state, which follows the name's last bracket
+_LOOKS = 20  # how often the list of processes is read again while it brings new ones
+_QUIET_LOOKS = 2  # looks that find nobody before a tree is believed gone: one can be outrun by a fork
 _FREEZES = 20  # how often a tree that forks faster than it is stopped is looked through before it is killed
 
 
@@ -140,6 +142,20 @@ def descendants(pid: int) -> list[Identity]:
     return list(found.values())
 
 
+def _everybody() -> Iterator[Identity]:
+    """Every process, and those that were born while we looked, so that who forks and ends all the time is seen too."""
+    seen: set[int] = set()
+    for _ in range(_LOOKS):
+        new = [pid for pid in _pids() if pid not in seen]
+        if not new:
+            return
+        seen.update(new)
+        for pid in new:
+            identity = identify(pid)
+            if identity is not None:
+                yield identity
+
+
 def marked(name: str, value: str) -> list[Identity]:
     """Whoever was started with NAME=VALUE in its environment; those that we may not read are passed over.
 
@@ -147,29 +163,21 @@ def marked(name: str, value: str) -> list[Identity]:
     """
     wanted = f"{name}={value}".encode()
     found = []
-    for pid in _pids():
-        before = identify(pid)
-        if before is None:
-            continue
+    for identity in _everybody():
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
+            with open(f"/proc/{identity.pid}/environ", "rb") as file:
                 environment = file.read()
         except OSError:
             continue
-        if wanted in environment.split(b"\0") and is_alive(before):
-            found.append(before)
+        if wanted in environment.split(b"\0") and is_alive(identity):
+            found.append(identity)
     return found
 
 
 def inside(directory: Path) -> list[Identity]:
     """Whoever has its working directory or its root in or below a directory, deleted ones included."""
     top = os.path.realpath(directory)
-    found = []
-    for pid in _pids():
-        before = identify(pid)
-        if before is not None and _stands_in(pid, top) and is_alive(before):
-            found.append(before)
-    return found
+    return [identity for identity in _everybody() if _stands_in(identity.pid, top) and is_alive(identity)]
 
 
 def _stands_in(pid: int, top: str) -> bool:
@@ -242,17 +250,21 @@ async def end(
     killing = time.monotonic() + grace.total_seconds()
     giving_up = killing + bound.total_seconds()
     pause = 0.005
-    while left := everyone():
+    quiet = 0
+    while quiet < _QUIET_LOOKS:
+        left = everyone()
+        quiet = 0 if left else quiet + 1
         now = time.monotonic()
-        if now >= giving_up:
+        if left and now >= giving_up:
             raise Broken("processes: would not die: " + ", ".join(name(identity) for identity in left))
-        if now >= killing:
+        if left and now >= killing:
             kill(everyone)
         else:
             terminate(identity for identity in left if identity not in ended)  # each is asked once
         ended.update(dict.fromkeys(left))
-        await asyncio.sleep(min(pause, max(killing - now, 0.005)))
-        pause = min(pause * 2, 0.1)
+        if left:
+            await asyncio.sleep(min(pause, max(killing - now, 0.005)))
+            pause = min(pause * 2, 0.1)
     return list(ended)
 
 
