@@ -1,0 +1,1 @@
+"""Archives: where logs, artifacts and results are kept."""

@@ -1,0 +1,91 @@
+"""PostgreSQL as the store's database: the same tables, an advisory lock held by a connection of its own.
+
+Effects: idempotent.
+"""
+
+import os
+from typing import Any
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+from paddock.adapters.stores.sql.rows import Cursor
+from paddock.adapters.stores.sql.statements import POSTGRESQL, Dialect
+from paddock.core.errors import Broken, Refused
+
+# One store a schema: two stores may share a database.
+_LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
+_OWNER = """
+SELECT coalesce(nullif(a.application_name, ''), 'backend ' || a.pid)
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.classid::bigint = %s AND l.database = a.datid AND l.granted
+  AND l.objid::bigint = hashtext(current_schema())::bigint & 4294967295
+"""
+_KEY = 0x7061646B
+"""`padk`: which of a database's advisory locks is ours."""
+
+
+class PostgreSQL:
+    """A database on a server, named by a `postgresql://` URL as libpq reads it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock: psycopg.Connection[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return make_url(self._url).render_as_string(hide_password=True)
+
+    @property
+    def dialect(self) -> Dialect:
+        return POSTGRESQL
+
+    @property
+    def readers(self) -> int:
+        return 2
+
+    def lock(self) -> None:
+        connection = self.connect()
+        if connection.execute(_LOCK, (_KEY,)).fetchone()[0]:
+            self._lock = connection
+            return
+        owner = connection.execute(_OWNER, (_KEY,)).fetchone()
+        connection.close()
+        raise Refused(
+            f"{self.name}: {owner[0] if owner else 'somebody'} has this store open",
+            hint="stop that server first, or give this one another database",
+        )
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def connect(self) -> Any:
+        try:
+            return psycopg.connect(
+                self._url, autocommit=True, application_name=f"paddock process {os.getpid()}", connect_timeout=10
+            )
+        except psycopg.Error as exc:
+            raise Broken(f"{self.name}: {str(exc).strip()}") from exc
+
+    def migration_url(self) -> str:
+        return "postgresql+psycopg://"
+
+    def begin(self, cursor: Cursor) -> None:
+        cursor.execute("BEGIN")
+
+    def begin_read(self, cursor: Cursor) -> None:
+        cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    def commit(self, cursor: Cursor) -> None:
+        cursor.execute("COMMIT")
+
+    def rollback(self, cursor: Cursor) -> None:
+        cursor.execute("ROLLBACK")
+
+    def is_fatal(self, exc: BaseException) -> bool:
+        return isinstance(exc, psycopg.OperationalError | psycopg.InternalError | psycopg.InterfaceError)
+
+    def is_refusal(self, exc: BaseException) -> bool:
+        return isinstance(exc, psycopg.DataError | OverflowError | UnicodeEncodeError)
