@@ -211,6 +211,26 @@ async def test_a_long_path_has_a_socket_all_the_same(launcher: Launcher, orderin
     assert await again.ended() == await held.ended()
 
 
+async def test_an_agent_held_as_a_task_takes_its_own_tasks_with_it(
+    launcher: Launcher, ordering: Ordering, agent: Agent, tmp_path: Path
+) -> None:
+    body = """
+held = await launcher.fork(shell("inner", "trap '' TERM; (setsid sleep 60 &); echo up; sleep 61; sleep 62"))
+await held.open_gate()
+await held.more()
+print("up", flush=True)
+await asyncio.sleep(60)
+"""
+    held = await launcher.fork(ordering("outer", *agent(body)))
+    await held.open_gate()
+    while lines(tmp_path / "outer" / "output") != ["up"]:
+        assert await held.more()
+    assert trees.marked("PADDOCK_TASK", f"{tmp_path.name}-inner")
+    await held.cancel(timedelta(milliseconds=50))
+    assert (await held.ended()).reason is Reason.CANCELLED
+    assert trees.marked("PADDOCK_TASK", f"{tmp_path.name}-inner") == []
+
+
 async def test_an_agent_that_was_dropped_by_the_keeper_comes_back(launcher: Launcher, shell: Ordering) -> None:
     order = shell("task", "sleep 60")
     held = await launcher.fork(order)
@@ -233,8 +253,7 @@ async def test_descriptors_do_not_leak(launcher: Launcher, shell: Ordering) -> N
     mine, warm = Path("/proc/self/fd"), Path(f"/proc/{launcher._warm.pid}/fd")
     before = len(os.listdir(mine)), len(os.listdir(warm))
     await asyncio.gather(*(one(number) for number in range(1, 21)))
-    await asyncio.sleep(0.01)
-    assert (len(os.listdir(mine)), len(os.listdir(warm))) == before
+    await until(lambda: (len(os.listdir(mine)), len(os.listdir(warm))) == before)
 
 
 @pytest.mark.slow
