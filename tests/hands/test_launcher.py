@@ -211,6 +211,7 @@ async def test_a_long_path_has_a_socket_all_the_same(launcher: Launcher, orderin
     assert await again.ended() == await held.ended()
 
 
+@pytest.mark.slow
 async def test_an_agent_held_as_a_task_takes_its_own_tasks_with_it(
     launcher: Launcher, ordering: Ordering, agent: Agent, tmp_path: Path
 ) -> None:
@@ -284,6 +285,7 @@ POINTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
 async def test_a_keeper_dies_at_any_point_and_the_command_ran_at_most_once(
     launcher: Launcher, agent: Agent, tmp_path: Path, point: str
