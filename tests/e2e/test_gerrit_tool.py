@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -63,7 +64,7 @@ class TestRunning:
             gerrit.create_project(PROJECT)
             change = gerrit.push(PROJECT, files={"greeting": "hello\n"}, subject="Greet")
             gerrit.comment(change, "my-ci recheck")
-            heard = []
+            heard: list[dict[str, Any]] = []
             while not heard or heard[-1]["type"] != "comment-added":
                 heard.append(json.loads(await stream.stdout.readline()))
         created = next(event for event in heard if event["type"] == "patchset-created")
