@@ -277,12 +277,13 @@ class Desk(Protocol):
         """Agent id and token for a valid code; `Refused` otherwise."""
 
     async def admit(
-        self, hello: Hello, *, relay: Relay | None, session: str, probe: Callable[[], Awaitable[bool]]
+        self, hello: Hello, *, relay: Relay | None, session: str, probe: Callable[[str], Awaitable[bool]]
     ) -> Admitted:
         """Check identity, settle what the agent knows against what we know (protocol.md, Session 2) and record the
         session.
 
-        `probe` pings the session that this identity has already and says whether it answered. `Refused` shuts it out.
+        `probe` pings the session that the agent of this id has already and says whether it answered. `Refused` shuts
+        it out.
         """
 
     async def outgoing(self, agent: str, session: str, *, limit: int) -> list[Command]:
@@ -305,8 +306,8 @@ class Desk(Protocol):
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None: ...
 
-    async def rotate(self, agent: str) -> str:
-        """A new token for the agent."""
+    async def rotate(self, agent: str, token: str) -> None:
+        """The agent's next token; the present one stays valid until the next one has said hello."""
 
     async def left(self, agent: str, session: str) -> None:
         """The session is over."""

@@ -77,6 +77,8 @@ def advance(
     """Decide the next act of a run that has an environment. `missing` names output that has not arrived yet."""
     if run.phase is None or run.phase_since is None:
         raise AssertionError(f"run {run.id}: it has an environment and no phase")
+    if run.ending is not None and run.ending in _GIVEN_UP:
+        return Finish(verdict=run.ending, reason=run.reason)
     lost = _lost(run, machines, grace=grace, now=now)
     if lost:
         return Finish(verdict=run.verdict or Verdict.ERROR, reason=run.reason or lost)
@@ -87,6 +89,10 @@ def advance(
     if run.phase is Phase.COLLECT:
         return _collect(run, mine, machines, missing=missing, now=now)
     return _phase(run, mine, cancelled, machines, now=now)
+
+
+_GIVEN_UP = frozenset({Verdict.ERROR, Verdict.LEASE_LOST})
+"""Asked to end because what it ran on is gone: there is nothing left to run `after` on, or to collect from."""
 
 
 def _lost(run: Run, machines: Mapping[str, Presence], *, grace: timedelta, now: datetime) -> str:

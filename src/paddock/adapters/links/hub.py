@@ -1,0 +1,309 @@
+"""The hub: agents' WebSockets at `/agent`, an ASGI endpoint that moves messages and decides nothing.
+
+Effects: none (what has to last is the desk's; a session that is cut off is begun again by the agent)
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from paddock.core.command import Command as Ordered
+from paddock.core.errors import PaddockError, Refused, Stale
+from paddock.ports import Desk
+from paddock.wire import methods
+from paddock.wire.fields import BadParams
+from paddock.wire.hello import Enrol, Hello, Output, Relay, Status
+from paddock.wire.messages import JSON, Code, Command, Failure, Success
+from paddock.wire.methods import Toward, UnknownMethod
+from paddock.wire.session import Act, Answered, Close, Deliver, Send, Session, Side
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = timedelta(seconds=15)
+BATCH = 64
+"""Commands that are taken from the queue at once."""
+SILENCE = 5.0
+"""Seconds that an older session gets to answer before a newer one takes its identity."""
+SLOW = 30.0
+"""Seconds that a message may wait for a side that does not read; then the connection is cut."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Transmit = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Gone(Exception):
+    """The connection is over; only its own tasks see this."""
+
+
+class Hub:
+    """All live connections, by agent. Real for ports.Links; `attach` gives it its desk before it serves."""
+
+    def __init__(self) -> None:
+        self._desk: Desk | None = None
+        self._live: dict[str, Connection] = {}
+        self._all: set[Connection] = set()
+
+    def attach(self, desk: Desk) -> None:
+        """Set the desk; the desk needs the hub's links, so neither can be made with the other."""
+        self._desk = desk
+
+    def nudge(self, agent: str) -> None:
+        """See ports.Links."""
+        if agent in self._live:
+            self._live[agent].nudge()
+
+    def drop(self, agent: str, reason: str) -> None:
+        """See ports.Links."""
+        if agent in self._live:
+            self._live[agent].end(reason)
+
+    async def close(self) -> None:
+        """End every connection: the server stops, the agents dial again."""
+        for connection in list(self._all):
+            connection.end("the server is going away")
+
+    @property
+    def connected(self) -> int:
+        """How many agents have a live session."""
+        return len(self._live)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Transmit) -> None:
+        """Serve one WebSocket to its end."""
+        if self._desk is None:
+            raise AssertionError("hub: it serves before it has a desk")
+        connection = Connection(self._desk, receive, send, self)
+        self._all.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._all.discard(connection)
+
+    def register(self, connection: "Connection") -> None:
+        """The connection's hello was accepted: an older one of the same agent is replaced."""
+        older = self._live.get(connection.agent)
+        self._live[connection.agent] = connection
+        if older is not None and older is not connection:
+            older.end("a newer session of this agent took over")
+
+    def forget(self, connection: "Connection") -> None:
+        if self._live.get(connection.agent) is connection:
+            del self._live[connection.agent]
+
+    async def probe(self, agent: str) -> bool:
+        """Whether the agent's live session answers a ping."""
+        live = self._live.get(agent)
+        return live is not None and await live.answers()
+
+
+def steady() -> datetime:
+    """The loop's clock as a moment: steady, never sent, good for comparing."""
+    return datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
+
+
+class Connection:
+    """One WebSocket: receives, sends what is queued, and keeps the heartbeat."""
+
+    def __init__(self, desk: Desk, receive: Receive, send: Transmit, hub: Hub) -> None:
+        self._desk = desk
+        self._receive = receive
+        self._send = send
+        self._hub = hub
+        self._session = Session(side=Side.SERVER, heartbeat=HEARTBEAT, now=steady())
+        self._relay: Relay | None = None
+        self._nudged = asyncio.Event()
+        self._welcomed = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._answered = asyncio.Event()
+        self._end_reason = ""
+        self._sending = asyncio.Lock()
+        self.agent = ""
+        self._name = secrets.token_hex(6)
+        self._epoch = 0
+
+    def nudge(self) -> None:
+        """There may be something to send."""
+        self._nudged.set()
+
+    def end(self, reason: str) -> None:
+        """Close soon; idempotent."""
+        self._end_reason = self._end_reason or reason
+        self._ended.set()
+
+    async def answers(self) -> bool:
+        """Ping, and say whether anything came back in time."""
+        self._answered.clear()
+        ping = Command(id=f"probe-{secrets.token_hex(4)}", method="ping", params={})
+        try:
+            await self._put(self._session.send_command(ping, steady()))
+            async with asyncio.timeout(SILENCE):
+                await self._answered.wait()
+        except (TimeoutError, Gone, Refused):
+            return False
+        return True
+
+    async def serve(self) -> None:
+        """Wait for: a message; something to send; the heartbeat; somebody who ends it. The first to end ends all."""
+        await self._receive()  # websocket.connect
+        await self._send({"type": "websocket.accept"})
+        duties = (self._hear(), self._order(), self._beat(), self._watch())
+        tasks = [asyncio.create_task(duty) for duty in duties]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if (error := task.exception()) is not None and not isinstance(error, Gone):
+                    log.error("session ended badly", extra={"agent": self.agent}, exc_info=error)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        with contextlib.suppress(Exception):  # the other side may be gone already; there is nobody to tell
+            async with asyncio.timeout(1):
+                await self._send({"type": "websocket.close", "code": 1000, "reason": self._end_reason[:100]})
+        if self.agent:
+            self._hub.forget(self)
+            await self._desk.left(self.agent, self._name)
+            log.info("agent left", extra={"agent": self.agent, "session": self._name, "reason": self._end_reason})
+
+    async def _hear(self) -> None:
+        while True:
+            message = await self._receive()
+            if message["type"] != "websocket.receive":
+                self._end_reason = self._end_reason or f"closed by the agent ({message.get('code', '')})"
+                raise Gone
+            text = message.get("text")
+            if text is None:
+                await self._act(self._session.refuse("a binary frame is no message"))
+                continue
+            self._answered.set()
+            await self._act(self._session.receive(text, steady()))
+
+    async def _beat(self) -> None:
+        while True:
+            due = self._session.next_due
+            wait = 1.0 if due is None else max(0.01, (due - steady()).total_seconds())
+            await asyncio.sleep(min(wait, 1.0))
+            await self._act(self._session.due(steady()))
+
+    async def _watch(self) -> None:
+        await self._ended.wait()
+        raise Gone
+
+    async def _order(self) -> None:
+        """After each welcome: what has no answer is sent again, then what is queued, as it comes."""
+        while True:
+            await self._nudged.wait()
+            self._nudged.clear()
+            if not self._session.is_welcome:
+                continue
+            if self._welcomed.is_set():
+                self._welcomed.clear()
+                for command in await self._desk.unanswered(self.agent, self._name):
+                    await self._put_command(command)
+            while commands := await self._desk.outgoing(self.agent, self._name, limit=BATCH):
+                for command in commands:
+                    await self._put_command(command)
+
+    async def _put_command(self, ordered: Ordered) -> None:
+        command = Command(
+            id=ordered.id, method=ordered.method, params=_json(ordered.params), seq=ordered.seq, epoch=self._epoch
+        )
+        if ordered.id not in self._session.unanswered:
+            await self._put(self._session.send_command(command, steady()))
+
+    async def _put(self, text: str) -> None:
+        async with self._sending:
+            try:
+                async with asyncio.timeout(SLOW):
+                    await self._send({"type": "websocket.send", "text": text})
+            except TimeoutError:
+                self.end("it did not read for too long")
+                raise Gone from None
+
+    async def _act(self, acts: list[Act]) -> None:
+        for act in acts:
+            match act:
+                case Send(text=text):
+                    await self._put(text)
+                case Close(reason=reason):
+                    self._end_reason = self._end_reason or reason
+                    raise Gone
+                case Answered(request=request, response=response):
+                    await self._take_answer(request, response)
+                case Deliver(command=command):
+                    await self._deliver(command)
+
+    async def _take_answer(self, request: Command, response: Success | Failure) -> None:
+        if request.id.startswith("probe-"):
+            return
+        if isinstance(response, Success):
+            await self._desk.answered(self.agent, request.id, result=response.result, code="", message="")
+        else:
+            await self._desk.answered(
+                self.agent, request.id, result=None, code=response.code.value, message=response.msg
+            )
+
+    async def _deliver(self, command: Command) -> None:
+        """Answer one command of the agent's; whatever it says, it gets an answer and nothing is raised at it."""
+        is_opening = not self._session.is_welcome
+        try:
+            params = methods.check(command.method, command.params, toward=Toward.SERVER)
+            response: Success | Failure = Success(id=command.id, result=await self._carry_out(command, params))
+        except UnknownMethod as exc:
+            response = Failure(id=command.id, code=Code.UNKNOWN_METHOD, msg=str(exc))
+        except BadParams as exc:
+            response = Failure(id=command.id, code=Code.BAD_PARAMS, msg=str(exc))
+        except Stale as exc:
+            response = Failure(id=command.id, code=Code.STALE, msg=exc.message)
+        except Refused as exc:
+            response = Failure(id=command.id, code=Code.REFUSED, msg=exc.message)
+        except PaddockError as exc:
+            log.warning("command of an agent was put off", extra={"agent": self.agent, "reason": exc.message})
+            response = Failure(id=command.id, code=Code.BUSY, msg=exc.message)
+        await self._put(self._session.answer(response, steady()))
+        if is_opening and isinstance(response, Failure):
+            self._end_reason = f"refused: {response.msg}"
+            raise Gone
+        if command.method == "hello":
+            self._welcomed.set()
+            self._hub.register(self)
+            self.nudge()
+
+    async def _carry_out(self, command: Command, params: dict[str, JSON]) -> dict[str, JSON]:
+        match command.method:
+            case "output":
+                return {"offset": await self._desk.output(self.agent, Output.from_params(command.params))}
+            case "task_status":
+                await self._desk.told(self.agent, Status.from_params(command.params))
+            case "log" | "alert":
+                await self._desk.logged(self.agent, [{"kind": command.method, **params}])
+            case "hello":
+                return await self._admit(Hello.from_params(command.params))
+            case "enrol":
+                agent, token = await self._desk.enrol(Enrol.from_params(command.params))
+                return {"agent": agent, "token": token}
+            case "relay":
+                self._relay = Relay.from_params(command.params)
+            case "token":
+                await self._desk.rotate(self.agent, str(params["new"]))
+            case _:
+                raise AssertionError(f"{command.method}: the table has it, the hub does not")
+        return {}
+
+    async def _admit(self, hello: Hello) -> dict[str, JSON]:
+        admitted = await self._desk.admit(hello, relay=self._relay, session=self._name, probe=self._hub.probe)
+        self.agent = admitted.agent
+        self._epoch = admitted.welcome.epoch
+        return admitted.welcome.params()
+
+
+def _json(params: Mapping[str, object]) -> dict[str, JSON]:
+    """Params come out of the store as the JSON that went in: this only says so."""
+    return cast("dict[str, JSON]", dict(params))

@@ -1,0 +1,330 @@
+"""Commanding: what the hub asks of us for each agent: admission, commands out, statuses and output in.
+
+Effects: journaled (a command is durably `sent` before its first byte leaves; output is synced before it is
+acknowledged)
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import cast
+
+from paddock.core import access
+from paddock.core import command as commands
+from paddock.core.command import Command
+from paddock.core.environment import Environment
+from paddock.core.errors import Missing, Refused, Stale
+from paddock.engine import admission
+from paddock.engine.attending import fail
+from paddock.engine.collecting import stream_name
+from paddock.engine.means import Means, need
+from paddock.hands import faults
+from paddock.ports import Admitted, Tables, Touched
+from paddock.wire.hello import Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT = timedelta(seconds=15)
+REMEMBERED = 4096
+"""Commands whose output is under way that are remembered between two pieces of it."""
+LOG_LIMIT = 1 << 20
+"""Bytes of an agent's own log lines that are kept."""
+
+
+class Commanding:
+    """The desk behind the hub. What it remembers is derived from rows and forgotten when they change."""
+
+    def __init__(self, means: Means, *, grew: Callable[[str, int], None], stir: Callable[[str], object]) -> None:
+        self._means = means
+        self._grew = grew
+        self._stir = stir
+        self._commands: dict[str, Command] = {}
+        self._fences: dict[str, int] = {}
+        self._totals: dict[str, dict[str, int]] = {}
+        means.store.subscribe(self._told)
+
+    def _told(self, touched: Sequence[Touched]) -> None:
+        """Keep what is remembered true, and nudge the hub where a command waits."""
+        for one in touched:
+            match one.row:
+                case Command(state=commands.State.QUEUED, agent=agent):
+                    self._means.links.nudge(agent)
+                case Command(id=id) if id in self._commands:
+                    del self._commands[id]
+                    self._totals.pop(id, None)
+                case Environment(id=id, fence=fence):
+                    self._fences[id] = fence
+                case _:
+                    pass
+
+    async def enrol(self, enrol: Enrol) -> tuple[str, str]:
+        """Agent id and token for a valid code."""
+        id, token, now = self._means.chance.name("a"), self._means.chance.secret(), self._means.clock.now()
+        await self._means.store.write(
+            lambda tables: admission.enrol(tables, enrol, id=id, token=token, now=now),
+        )
+        return id, token
+
+    async def admit(
+        self, hello: Hello, *, relay: Relay | None, session: str, probe: Callable[[str], Awaitable[bool]]
+    ) -> Admitted:
+        """See ports.Desk."""
+        store, now = self._means.store, self._means.clock.now()
+        agent = await store.read(lambda tables: admission.authenticate(tables, hello, relay))
+        is_another = (agent.ledger, agent.boot_id) != (hello.ledger, hello.boot_id)
+        if agent.is_connected and is_another and await probe(agent.id):
+            await store.write(lambda tables: admission.shut_out(tables, agent, now=now))
+            self._means.links.drop(agent.id, "two agents answered to this identity")
+            raise Refused(f"agent {agent.name}: another agent answers to this identity; both are shut out")
+        if hello.epoch > store.epoch and relay is None:
+            await store.raise_epoch(hello.epoch)
+        settled = await store.write(lambda tables: admission.settle(tables, agent, hello, session=session, now=now))
+        deliver, finished = await self._deliveries(settled)
+        welcome = Welcome(
+            session=session,
+            heartbeat=HEARTBEAT,
+            epoch=store.epoch,
+            server_time=now,
+            fences=settled.fences,
+            forget=(*settled.forget, *finished),
+            deliver=deliver,
+        )
+        log.info("agent said hello", extra={"agent": agent.id, "session": session})
+        return Admitted(agent=agent.id, session=session, welcome=welcome)
+
+    async def _deliveries(self, settled: admission.Settled) -> tuple[tuple[Deliver, ...], list[str]]:
+        """Where each known task's output goes on, by what is on disk; and the tasks that we have whole."""
+        deliver: list[Deliver] = []
+        finished: list[str] = []
+        for id, command in settled.known.items():
+            lengths = await self._lengths(command)
+            if not command.is_open and all(lengths.get(name, 0) >= size for name, size in command.outputs.items()):
+                finished.append(id)
+                continue
+            deliver += [Deliver(task_id=id, stream=stream, offset=length) for stream, length in lengths.items()]
+        return tuple(deliver), finished
+
+    async def _lengths(self, command: Command) -> dict[str, int]:
+        """Stream → bytes that are on disk."""
+        if not command.archive:
+            return {}
+        if command.method != "file.collect":
+            return {"output": await self._means.archive.length(f"{command.archive}.log") or 0}
+        prefix = f"{command.archive}/"
+        found = await self._means.archive.list(prefix)
+        return {name.removeprefix(prefix): length for name, length in found.items()}
+
+    async def outgoing(self, agent: str, session: str, *, limit: int) -> list[Command]:
+        """Queued commands, durably `sent` now; one whose fence is over is never sent."""
+        now = self._means.clock.now()
+        faults.at("commanding.sending")
+        sent = await self._means.store.write(lambda tables: send(tables, agent, session, limit=limit, now=now))
+        faults.at("commanding.sent")
+        return sent
+
+    async def unanswered(self, agent: str, session: str) -> list[Command]:
+        """Sent, and without an answer."""
+        return await self._means.store.read(
+            lambda tables: (
+                tables.commands.where(agent=agent, state=commands.State.SENT)
+                if _is_live_session(tables, agent, session)
+                else []
+            )
+        )
+
+    async def answered(
+        self, agent: str, command: str, *, result: Mapping[str, object] | None, code: str, message: str
+    ) -> None:
+        """The direct response to a command."""
+        now = self._means.clock.now()
+        await self._means.store.write(
+            lambda tables: answer(tables, agent, command, result=result, code=code, message=message, now=now)
+        )
+        faults.at("commanding.answered")
+
+    async def told(self, agent: str, status: Status) -> None:
+        """A task's status; the last one is final."""
+        now = self._means.clock.now()
+        faults.at("commanding.told")
+        await self._means.store.write(lambda tables: tell(tables, agent, status, now=now))
+        faults.at("commanding.recorded")
+
+    async def output(self, agent: str, output: Output) -> int:
+        """Append to the archive, times first: a line without its time would never get one."""
+        command = self._commands.get(output.task_id) or await self._remember(agent, output.task_id)
+        if command.agent != agent:
+            raise Refused(f"{output.task_id}: not a task of this agent")
+        if command.environment and self._fences.get(command.environment, command.fence) != command.fence:
+            raise Stale(f"{output.task_id}: fence {command.fence} of {command.environment} is over")
+        name = stream_name(command, output.stream)
+        self._check_sizes(command, output)
+        if output.times and command.method != "file.collect":
+            await self._note_times(command, output)
+        length = await self._means.archive.append(name, output.offset, output.data)
+        faults.at("commanding.stored")
+        self._grew(name, length)
+        if command.run and not command.is_open:
+            self._stir(command.run)
+        return length
+
+    async def _remember(self, agent: str, id: str) -> Command:
+        def look(tables: Tables) -> tuple[Command, int | None]:
+            command = tables.commands.find(id)
+            if command is None or command.agent != agent:
+                raise Refused(f"{id}: not a task of this agent")
+            environment = tables.environments.find(command.environment) if command.environment else None
+            return command, environment.fence if environment else None
+
+        command, fence = await self._means.store.read(look)
+        if fence is not None:
+            self._fences.setdefault(command.environment, fence)
+        if len(self._commands) >= REMEMBERED:
+            self._commands.pop(next(iter(self._commands)))
+        self._commands[id] = command
+        return command
+
+    def _check_sizes(self, command: Command, output: Output) -> None:
+        """The limits are the agent's to keep; one that does not keep them is refused here."""
+        end = output.offset + len(output.data)
+        most = command.params.get("file_limit" if command.method == "file.collect" else "output_limit")
+        # A log may end with the line that says that it was cut.
+        if isinstance(most, int) and end > most + 4096:
+            raise Refused(f"{output.stream}: {end} bytes, at most {most} are taken")
+        totals = self._totals.setdefault(command.id, {})
+        totals[output.stream] = max(end, totals.get(output.stream, 0))
+        total, files = command.params.get("total_limit"), command.params.get("names_limit")
+        if isinstance(files, int) and len(totals) > files:
+            raise Refused(f"{command.id}: at most {files} files are taken")
+        if isinstance(total, int) and sum(totals.values()) > total:
+            raise Refused(f"{command.id}: at most {total} bytes are taken")
+
+    async def _note_times(self, command: Command, output: Output) -> None:
+        """The index beside the log: a line `<offset> <moment>` for each piece; a piece told twice is noted twice."""
+        name = f"{command.archive}.times"
+        lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in output.times)
+        await self._means.archive.append(name, await self._means.archive.length(name) or 0, lines.encode())
+
+    async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
+        """Keep the last of an agent's own lines, one JSON object a line."""
+        name = agent_log(agent)
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+        length = await self._means.archive.length(name) or 0
+        if length + len(text) > LOG_LIMIT:
+            kept = (await self._means.archive.read(name, max(0, length - LOG_LIMIT // 2))).partition(b"\n")[2]
+            await self._means.archive.write(name, kept + text)
+        else:
+            await self._means.archive.append(name, length, text)
+
+    async def rotate(self, agent: str, token: str) -> None:
+        """See ports.Desk."""
+
+        def step(tables: Tables) -> None:
+            row = need(tables.agents, agent, "agent")
+            tables.agents.swap(row, replace(row, new_token=access.digest(token)))
+
+        await self._means.store.write(step)
+
+    async def left(self, agent: str, session: str) -> None:
+        """The session is over; a newer one is not touched."""
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> None:
+            row = tables.agents.find(agent)
+            if row is not None and row.session == session:
+                tables.agents.swap(row, replace(row, session="", seen=now))
+
+        await self._means.store.write(step)
+
+
+def agent_log(agent: str) -> str:
+    """Where an agent's own log lines are kept; no forge's name begins with a dot."""
+    return f".agents/{agent}.log"
+
+
+def _is_live_session(tables: Tables, agent: str, session: str) -> bool:
+    row = tables.agents.find(agent)
+    return row is not None and row.session == session
+
+
+def send(tables: Tables, agent: str, session: str, *, limit: int, now: datetime) -> list[Command]:
+    """Move queued commands to sent, in order of seq."""
+    if not _is_live_session(tables, agent, session):
+        return []
+    sent = []
+    queued = tables.commands.where(agent=agent, state=commands.State.QUEUED, limit=limit)
+    for command in sorted(queued, key=lambda one: one.seq):
+        if not admission.is_live(tables, command):
+            fail(tables, command, "stale", f"fence {command.fence} was over before it was sent", now=now)
+            continue
+        state = commands.LIFECYCLE.step(command.state, commands.Signal.SEND)
+        sent.append(tables.commands.swap(command, replace(command, state=state, sent=now)))
+    return sent
+
+
+def _own(tables: Tables, agent: str, id: str) -> Command:
+    """The command, if it is this agent's and its fence is live."""
+    command = tables.commands.find(id)
+    if command is None or command.agent != agent:
+        raise Refused(f"{id}: not a task of this agent")
+    if not admission.is_live(tables, command):
+        raise Stale(f"{id}: fence {command.fence} of {command.environment} is over")
+    return command
+
+
+def answer(
+    tables: Tables,
+    agent: str,
+    id: str,
+    *,
+    result: Mapping[str, object] | None,
+    code: str,
+    message: str,
+    now: datetime,
+) -> None:
+    """Accepted, complete at once, or failed at once. A repeated answer changes nothing."""
+    try:
+        command = _own(tables, agent, id)
+    except (Refused, Missing):
+        return  # nobody waits for it any more
+    if not command.is_open:
+        return
+    if result is None:
+        fail(tables, command, code, message, now=now)
+    elif result.get("state") == "accepted" and "task_id" in result:
+        state = commands.LIFECYCLE.step(command.state, commands.Signal.ACCEPT)
+        tables.commands.swap(command, replace(command, state=state))
+    else:
+        state = commands.LIFECYCLE.step(command.state, commands.Signal.COMPLETE)
+        tables.commands.swap(command, replace(command, state=state, result=dict(result), ended=now))
+
+
+def tell(tables: Tables, agent: str, status: Status, *, now: datetime) -> None:
+    """Record a task's status. What comes after the final one is a repetition."""
+    command = _own(tables, agent, status.task_id)
+    if not command.is_open:
+        return
+    match status.state:
+        case TaskState.RUNNING:
+            state = commands.LIFECYCLE.step(command.state, commands.Signal.PROGRESS)
+            eta = status.eta.total_seconds() if status.eta is not None else None
+            started = command.started or now
+            after = replace(command, state=state, percent=status.percent, eta=eta, started=started)
+        case TaskState.COMPLETE:
+            state = commands.LIFECYCLE.step(command.state, commands.Signal.COMPLETE)
+            after = replace(command, state=state, result=cast("Mapping[str, object]", status.result or {}), ended=now)
+        case _:
+            state = commands.LIFECYCLE.step(command.state, commands.Signal.FAIL)
+            code = status.code.value if status.code else "failed"
+            after = replace(
+                command,
+                state=state,
+                code=code,
+                message=status.msg or "",
+                result=cast("Mapping[str, object]", status.result or {}),
+                ended=now,
+            )
+    if status.outputs:
+        after = replace(after, outputs=dict(status.outputs))
+    tables.commands.swap(command, after)

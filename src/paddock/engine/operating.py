@@ -1,0 +1,376 @@
+"""Operating: what people and programs ask for, each as one transaction, with who asked written down.
+
+Effects: idempotent (rows alone; the stages carry out what follows)
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from paddock.core import access
+from paddock.core import environment as environments
+from paddock.core import event as events
+from paddock.core import host as hosts
+from paddock.core import lease as leases
+from paddock.core import round as rounds
+from paddock.core import run as runs
+from paddock.core.access import Enrolment, Identity, Role, Token
+from paddock.core.configuration import ProjectJob
+from paddock.core.environment import Environment
+from paddock.core.errors import Refused, Stale
+from paddock.core.event import Event, Kind
+from paddock.core.host import Host
+from paddock.core.lease import Lease
+from paddock.core.queue import WhyLease
+from paddock.core.run import Run, Verdict
+from paddock.engine import leasing, planning
+from paddock.engine.admission import release_from_shut_out
+from paddock.engine.attending import revoke
+from paddock.engine.leasing import Leasing
+from paddock.engine.means import Means, move, need, record
+from paddock.ports import Tables, Touched
+from paddock.wire.shapes import Drain
+
+NOT_KNOWN = "token: it is not known, over or revoked"
+LONGEST_HOLD = timedelta(days=30)
+LONGEST_WAIT = timedelta(seconds=60)
+
+
+class Operating:
+    """The actions behind the API and the buttons. Real for web.actions.Actions."""
+
+    def __init__(self, means: Means, leasing_stage: Leasing) -> None:
+        self._means = means
+        self._stage = leasing_stage
+        self._identities: dict[str, tuple[Identity, datetime | None]] = {}
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        means.store.subscribe(self._told)
+
+    def _told(self, touched: Sequence[Touched]) -> None:
+        """Forget identities whose token changed; wake who waits for a lease."""
+        for one in touched:
+            if one.noun == "tokens":
+                self._identities.clear()
+            elif one.noun == "leases" and one.id in self._waiting:
+                row = one.row
+                if not isinstance(row, Lease) or row.state is not leases.State.QUEUED:
+                    for future in self._waiting.pop(one.id):
+                        if not future.done():
+                            future.set_result(None)
+
+    async def identify(self, secret: str) -> Identity:
+        """Whose secret it is; from memory after the first time."""
+        now, shown = self._means.clock.now(), access.digest(secret)
+        known = self._identities.get(shown)
+        if known is not None and (known[1] is None or now < known[1]):
+            return known[0]
+        found = await self._means.store.read(lambda tables: tables.tokens.where(digest=shown, limit=1))
+        if not found or not access.is_valid(found[0], now=now):
+            raise Refused(NOT_KNOWN, hint="ask an operator for one: paddock token create NAME")
+        identity = Identity(name=found[0].id, role=found[0].role)
+        self._identities[shown] = (identity, found[0].expires)
+        return identity
+
+    async def acquire(self, *, pool: str, holder: str, owner: str, ttl: timedelta, wait: timedelta | None) -> Lease:
+        """Granted at once if possible; else queued, and waited for if asked."""
+        means, now, id = self._means, self._means.clock.now(), self._means.chance.name("")
+        if self._stage.is_draining:
+            raise Refused("lease: the server is being drained", hint="ask again after its restart")
+        configuration = means.configuration()
+        lease = await means.store.write(
+            lambda tables: leasing.acquire(
+                tables, configuration, id=id, pool=pool, holder=holder, owner=owner, ttl=ttl, now=now
+            )
+        )
+        if lease.state is leases.State.QUEUED and wait:
+            return await self.granted(lease.id, wait=wait)
+        return lease
+
+    async def granted(self, id: str, *, wait: timedelta) -> Lease:
+        """The lease once it is no longer queued, or as it is when the wait is over."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(id, []).append(future)
+        try:
+            lease = await self._lease(id)
+            if lease.state is leases.State.QUEUED:
+                async with asyncio.timeout(min(wait, LONGEST_WAIT).total_seconds()):
+                    await future
+        except TimeoutError:
+            pass
+        finally:
+            waiting = self._waiting.get(id, [])
+            if future in waiting:
+                waiting.remove(future)
+            if not waiting:
+                self._waiting.pop(id, None)
+        return await self._lease(id)
+
+    async def _lease(self, id: str) -> Lease:
+        return await self._means.store.read(lambda tables: need(tables.leases, id, "lease"))
+
+    async def renew(self, lease: str, *, fence: int, ttl: timedelta | None, identity: Identity) -> Lease:
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Lease:
+            _check_owner(need(tables.leases, lease, "lease"), identity)
+            return leasing.renew(tables, lease, fence=fence, ttl=ttl, now=now)
+
+        return await self._means.store.write(step)
+
+    async def release(self, lease: str, *, fence: int, identity: Identity) -> Lease:
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Lease:
+            _check_owner(need(tables.leases, lease, "lease"), identity)
+            return leasing.release(tables, lease, fence=fence, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def cancel_lease(self, lease: str, *, identity: Identity) -> Lease:
+        """Withdraw a queued lease; an operator's word revokes a granted one."""
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Lease:
+            row = need(tables.leases, lease, "lease")
+            _check_owner(row, identity)
+            if row.run:
+                raise Refused(f"lease {lease}: it belongs to run {row.run}", hint=f"paddock run cancel {row.run}")
+            if row.state is leases.State.GRANTED and identity.role is Role.OPERATOR:
+                return leasing.end(
+                    tables, row, leases.Signal.REVOKE, now=now, by=identity.name, reason=f"revoked by {identity.name}"
+                )
+            return leasing.cancel(tables, lease, now=now, reason=f"cancelled by {identity.name}")
+
+        return await self._means.store.write(step)
+
+    async def why(self, lease: str) -> WhyLease:
+        now, configuration = self._means.clock.now(), self._means.configuration()
+        return await self._means.store.read(lambda tables: leasing.explain(tables, configuration, lease, now=now))
+
+    async def hold(self, environment: str, *, ttl: timedelta, identity: Identity) -> Environment:
+        """Keep a leased environment for a person once its lease ends; a held one longer."""
+        now = self._means.clock.now()
+        if not timedelta(0) < ttl <= LONGEST_HOLD:
+            raise Refused(f"environment {environment}: a hold lasts between 1s and 30d")
+
+        def step(tables: Tables) -> Environment:
+            row = need(tables.environments, environment, "environment")
+            if row.state is environments.State.LEASED:
+                return tables.environments.swap(row, replace(row, held_by=identity.name, hold_ttl=ttl))
+            held = environments.hold(row, by=identity.name, ttl=ttl, now=now)
+            return move(tables, "environments", row, held, environments.Signal.HOLD, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def release_environment(self, environment: str, *, identity: Identity) -> Environment:
+        """End a hold, or the wish for one."""
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Environment:
+            row = need(tables.environments, environment, "environment")
+            if row.held_by and row.held_by != identity.name and identity.role is not Role.OPERATOR:
+                raise Refused(f"environment {environment}: it is held by {row.held_by}")
+            if row.state is environments.State.LEASED and row.hold_ttl is not None:
+                return tables.environments.swap(row, replace(row, held_by="", hold_ttl=None))
+            if row.state is not environments.State.HELD:
+                raise Refused(
+                    f"environment {environment}: it is {row.state.value}, not held",
+                    hint="a lease is given back with: paddock lease release ID",
+                )
+            return leasing.end_hold(tables, row, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def quarantine(self, environment: str, *, reason: str, identity: Identity) -> Environment:
+        """Take it out of use until a person cleans it; whoever has it loses it."""
+        now = self._means.clock.now()
+        why = reason or f"quarantined by {identity.name}"
+
+        def step(tables: Tables) -> Environment:
+            row = need(tables.environments, environment, "environment")
+            shut = environments.move(
+                replace(row, lease="", held_by="", hold_ttl=None, hold_until=None),
+                environments.Signal.QUARANTINE,
+                now=now,
+                reason=why,
+            )
+            shut = move(tables, "environments", row, shut, environments.Signal.QUARANTINE, now=now, by=identity.name)
+            revoke(tables, row, now=now, reason=why, verdict=Verdict.LEASE_LOST)
+            return shut
+
+        return await self._means.store.write(step)
+
+    async def clean(self, environment: str, *, identity: Identity) -> Environment:
+        """Clean a free one now; destroy one that is broken or quarantined, for a new one to take its place."""
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Environment:
+            row = need(tables.environments, environment, "environment")
+            is_last = row.state in (environments.State.QUARANTINED, environments.State.BROKEN)
+            cleaning = environments.move(
+                replace(row, retiring=row.retiring or is_last), environments.Signal.CLEAN, now=now
+            )
+            return move(tables, "environments", row, cleaning, environments.Signal.CLEAN, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def retry(self, run: str, *, identity: Identity) -> Run:
+        """A new attempt in the live round; after its report a round of its own, by an event by hand."""
+        means, now = self._means, self._means.clock.now()
+        configuration = means.configuration()
+
+        def step(tables: Tables) -> Run:
+            old = need(tables.runs, run, "run")
+            if not old.is_done:
+                raise Refused(f"run {run}: it is {old.state.value}, not done", hint=f"paddock run cancel {run}")
+            if old.job not in configuration.jobs:
+                raise Refused(f"run {run}: job {old.job} is no longer configured")
+            round = need(tables.rounds, old.round, "round")
+            attempts = [one.attempt for one in tables.runs.where(round=round.id) if one.job == old.job]
+            if round.state is rounds.State.RUNNING:
+                if max(attempts) != old.attempt:
+                    raise Refused(f"run {run}: attempt {max(attempts)} of {old.job} is there already")
+                return planning.add_run(
+                    tables, round, old.job, configuration, voting=old.voting, attempt=max(attempts) + 1, now=now
+                )
+            by_hand = _manual_event(tables, round, old, identity, now=now)
+            jobs = [ProjectJob(job=old.job, voting=old.voting)]
+            again = planning.open_round(tables, by_hand, jobs, configuration, now=now)
+            planned = replace(
+                by_hand, state=events.State.PLANNED, round=again.id, outcome=f"round {again.id}: {old.job}"
+            )
+            move(tables, "events", by_hand, planned, events.Signal.PLAN, now=now, by=identity.name)
+            return tables.runs.where(round=again.id)[0]
+
+        return await means.store.write(step)
+
+    async def cancel(self, run: str, *, identity: Identity, reason: str) -> Run:
+        """End a run early: its trees are ended, `after` and collection still happen."""
+
+        def step(tables: Tables) -> Run:
+            row = need(tables.runs, run, "run")
+            if row.is_done:
+                raise Refused(f"run {run}: it is done: {row.verdict.value if row.verdict else 'without verdict'}")
+            why = reason or f"cancelled by {identity.name}"
+            return planning.ask_to_end(tables, row, Verdict.CANCELLED, reason=why)
+
+        return await self._means.store.write(step)
+
+    async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:
+        secret, now = self._means.chance.secret(), self._means.clock.now()
+
+        def step(tables: Tables) -> None:
+            token = Token(
+                id=name,
+                role=role,
+                digest=access.digest(secret),
+                created=now,
+                expires=now + ttl if ttl is not None else None,
+            )
+            old = tables.tokens.find(name)
+            if old is None:
+                tables.tokens.add(token)
+            elif access.is_valid(old, now=now):
+                raise Refused(f"token {name}: there is one of that name", hint=f"paddock token revoke {name}")
+            else:
+                tables.tokens.swap(old, token)
+
+        await self._means.store.write(step)
+        return secret
+
+    async def revoke_token(self, name: str, *, identity: Identity) -> None:
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> None:
+            token = need(tables.tokens, name, "token")
+            if token.revoked is None:
+                tables.tokens.swap(token, replace(token, revoked=now))
+
+        await self._means.store.write(step)
+
+    async def enrolment(self, *, host: str, ttl: timedelta, identity: Identity) -> str:
+        """A code for one agent of a configured host."""
+        secret, now = self._means.chance.secret(), self._means.clock.now()
+
+        def step(tables: Tables) -> None:
+            need(tables.hosts, host, "host")
+            tables.enrolments.add(
+                Enrolment(id=access.digest(secret), host=host, created=now, expires=now + ttl),
+            )
+
+        await self._means.store.write(step)
+        return secret
+
+    async def drain_host(self, host: str, *, identity: Identity) -> Host:
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Host:
+            row = need(tables.hosts, host, "host")
+            if row.state is hosts.State.DRAINING:
+                return row
+            if row.state is not hosts.State.ONLINE:  # remembered, and done when its agent arrives
+                return tables.hosts.swap(row, replace(row, drained_by=identity.name))
+            state = hosts.LIFECYCLE.step(row.state, hosts.Signal.DRAIN)
+            reason = f"drained by {identity.name}"
+            drained = replace(row, state=state, since=now, drained_by=identity.name, reason=reason)
+            return move(tables, "hosts", row, drained, hosts.Signal.DRAIN, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def resume_host(self, host: str, *, identity: Identity) -> Host:
+        """Lend from it again; an agent that was shut out is taken again."""
+        now = self._means.clock.now()
+
+        def step(tables: Tables) -> Host:
+            row = need(tables.hosts, host, "host")
+            if row.agent:
+                release_from_shut_out(tables, host)
+            if row.state is not hosts.State.DRAINING:
+                return tables.hosts.swap(row, replace(row, drained_by=""))
+            state = hosts.LIFECYCLE.step(row.state, hosts.Signal.RESUME)
+            resumed = replace(row, state=state, since=now, drained_by="", reason="")
+            return move(tables, "hosts", row, resumed, hosts.Signal.RESUME, now=now, by=identity.name)
+
+        return await self._means.store.write(step)
+
+    async def drain(self, *, identity: Identity) -> Drain:
+        """Start nothing new from now on, until this server ends; how much is still under way."""
+        self._stage.is_draining = True
+        return await self._means.store.read(under_way)
+
+
+def under_way(tables: Tables) -> Drain:
+    """What an orderly stop waits for."""
+    active = (runs.State.PREPARING, runs.State.RUNNING, runs.State.COLLECTING)
+    waiting = (runs.State.QUEUED, runs.State.LEASING)
+    return Drain(running=tables.runs.count(state=active), waiting=tables.runs.count(state=waiting))
+
+
+def _check_owner(lease: Lease, identity: Identity) -> None:
+    """Only who acquired a lease may touch it, or an operator."""
+    if lease.owner != identity.name and identity.role is not Role.OPERATOR:
+        raise Stale(f"lease {lease.id}: it belongs to {lease.owner or lease.holder}, not to {identity.name}")
+
+
+def _manual_event(tables: Tables, round: rounds.Round, run: Run, identity: Identity, *, now: datetime) -> Event:
+    number = tables.number("event")
+    event = tables.events.add(
+        Event(
+            id=str(number),
+            forge=round.forge,
+            session="by hand",
+            position=number,
+            heard=now,
+            kind=Kind.MANUAL,
+            type="retry",
+            raw="",
+            author=identity.name,
+            comment=f"retry of run {run.id}",
+            change=round.change,
+            project=round.project,
+            number=round.number,
+        )
+    )
+    record(tables, "events", None, event, "ask", now=now, by=identity.name)
+    return event
