@@ -8,7 +8,7 @@ import asyncio
 import heapq
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from types import NoneType, UnionType
 from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
@@ -65,7 +65,7 @@ class FakeClock:
     def advance(
         self, *, seconds: float = 0, minutes: float = 0, hours: float = 0, days: float = 0, to: datetime | None = None
     ) -> datetime:
-        """Jump ahead (or `to` a moment) and wake who is due, in order of their moments; they run at the loop's next turn.
+        """Jump ahead (or `to` a moment) and wake who is due, in order of their moments, at the loop's next turn.
 
         All see the new time. A loop that sleeps again and again is woken once; `elapse` lives through every moment.
         """
@@ -234,6 +234,7 @@ class _MemoryRows(Generic[R]):
 
     def _put(self, writing: _Writing, row: R) -> None:
         shelf, id = self._shelf, row.id
+        _check_storable(shelf.noun, row)
         before, key = shelf.rows.get(id), shelf.key(row)
         before_key = None if before is None else shelf.key(before)
         if key is not None and shelf.taken.get(key, id) != id:
@@ -266,6 +267,25 @@ class _MemoryRows(Generic[R]):
         if name not in self._shelf.askable:
             raise TypeError(f"{self._shelf.noun}: {name} is no field that can be asked for")
         return name
+
+
+def _check_storable(noun: str, row: object) -> None:
+    """Refuse what no database keeps: the in-memory store is no more patient than the real ones."""
+    for field in fields(cast(Any, row)):
+        value = getattr(row, field.name)
+        if isinstance(value, str) and "\0" in value:
+            raise Refused(f"{noun}: a text with a NUL cannot be stored")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise Refused(f"{noun}: {value} is too large to be stored")
+    try:
+        json.dumps(vars(row), ensure_ascii=False, default=_plain).encode()
+    except UnicodeEncodeError as exc:
+        raise Refused(f"{noun}: a text with half of a surrogate pair cannot be stored") from exc
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know: a nested dataclass by its fields, anything else as text."""
+    return vars(value) if is_dataclass(value) else str(value)
 
 
 def _choices(value: Scalar | Collection[Scalar]) -> Collection[Scalar]:
