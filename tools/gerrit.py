@@ -32,6 +32,9 @@ from pathlib import Path
 
 import asyncssh
 
+from tools.maven import Forged, cache, jar, sha256
+from tools.maven import Unavailable as Unavailable
+
 VERSION = "3.10.2"
 """The last release whose jars run on Java 17; from 3.11 on they need 21."""
 JARS: Mapping[str, str] = {
@@ -46,7 +49,7 @@ JARS: Mapping[str, str] = {
     "org.bouncycastle:bcprov-jdk18on:1.72": "39287f2208a753db419f5ca529d6c80f094614aa74d790331126b3c9c6b85fda",
     "org.bouncycastle:bcutil-jdk18on:1.72": "45377fdb6560a971eea725f507d91fd6b8fbd0797d61bfc86f2cb653c58186a4",
 }
-RECIPE = 1
+RECIPE = 2
 """Raised when what is prepared in a site changes, so that older cached sites are not taken."""
 
 ADMIN = "admin"
@@ -70,12 +73,8 @@ _LABEL = """
 """
 
 
-class Unavailable(Exception):
-    """No real Gerrit can run here; the message says why, for the line that a skipped test prints."""
-
-
 class Failed(Exception):
-    """Gerrit, Maven or git answered something that it should not have; the message has its words."""
+    """Gerrit or git answered something that it should not have; the message has its words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,22 +123,14 @@ class Distribution:
 # ---- fetching --------------------------------------------------------------------------------------------------------
 
 
-def cache() -> Path:
-    """Where fetched and prepared parts are kept; made if absent."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    directory = Path(root) / "paddock" / "gerrit"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return directory
-
-
 def fetch(war: Path | None = None) -> Distribution:
     """The distribution: the given WAR, or the pinned jars from the cache or Maven. `Unavailable` if there is none."""
     _require_java()
     if war is not None:
         if not war.is_file():
             raise Unavailable(f"gerrit: {war} is not a file")
-        return Distribution(command=("-jar", str(war.resolve())), key=_digest(war)[:16], has_ui=True)
-    jars = [_jar(coordinates, digest) for coordinates, digest in JARS.items()]
+        return Distribution(command=("-jar", str(war.resolve())), key=sha256(war)[:16], has_ui=True)
+    jars = [jar(coordinates, digest) for coordinates, digest in JARS.items()]
     key = hashlib.sha256("".join(JARS.values()).encode()).hexdigest()[:16]
     return Distribution(command=("-cp", ":".join(map(str, jars)), _LAUNCHER), key=key, has_ui=False)
 
@@ -153,47 +144,6 @@ def _require_java() -> None:
     major = rest.partition(".")[0].partition('"')[0]
     if not major.isdigit() or int(major) < 17:
         raise Unavailable(f"gerrit: java is {words.splitlines()[0] if words else 'silent'}, and 17 is needed")
-
-
-def _jar(coordinates: str, digest: str) -> Path:
-    """One pinned jar. What does not have the pinned digest is never kept and never run."""
-    _, name, version = coordinates.split(":")
-    jar = cache() / "jars" / f"{name}-{version}.jar"
-    if jar.is_file() and _digest(jar) == digest:
-        return jar
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise Unavailable("gerrit: there is no mvn here to fetch it with; on Debian: apt-get install maven")
-    jar.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=jar.parent) as scratch:
-        command = [
-            maven,
-            "-B",
-            "-q",
-            "dependency:copy",
-            f"-Dartifact={coordinates}:jar",
-            f"-DoutputDirectory={scratch}",
-        ]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=600, cwd=scratch, stdin=subprocess.DEVNULL
-            )
-        except subprocess.TimeoutExpired:
-            raise Unavailable(f"gerrit: the Maven registry did not give {coordinates} within 10 minutes") from None
-        fetched = Path(scratch) / jar.name
-        if done.returncode != 0 or not fetched.is_file():
-            lines = [line for line in (done.stdout + done.stderr).splitlines() if "ERROR" in line]
-            words = lines[0].partition("ERROR]")[2].strip() if lines else "no word"
-            raise Unavailable(f"gerrit: the Maven registry does not give {coordinates}: {words[:300]}")
-        if (found := _digest(fetched)) != digest:
-            raise Failed(f"{coordinates}: its sha256 is {found}, and {digest} is pinned")
-        fetched.replace(jar)
-    return jar
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # ---- a running Gerrit ------------------------------------------------------------------------------------------------
@@ -227,6 +177,18 @@ class Gerrit:
         return f"{kind} {key}"
 
     @property
+    def sources(self) -> str:
+        """Where anybody on this machine fetches a project from; with `{project}` in the place of its name."""
+        return f"{self.url}/{{project}}"
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The entry `gerrit:` of paddock.yaml for the account `my-ci`."""
+        robot = self.accounts[ROBOT]
+        ssh = {"host": self.host, "port": self.ssh_port, "user": robot.name, "key": str(robot.key)}
+        return {"name": "review", "ssh": {**ssh, "host-key": self.host_key}}
+
+    @property
     def has_ui(self) -> bool:
         """Whether the pages for people are there: only a WAR brings them."""
         return self._distribution.has_ui
@@ -243,7 +205,8 @@ class Gerrit:
         archive = self.site / "paddock" / "classes.jsa"
         if archive.is_file() and not options:
             options = (f"-XX:SharedArchiveFile={archive}",)
-        log = self.site / "logs" / "console"
+        # Not in logs/, where Gerrit compresses what it finds.
+        log = self.site / "paddock" / "console"
         ui = () if self.has_ui else ("--headless",)
         with log.open("ab") as console:
             self._process = subprocess.Popen(
@@ -293,7 +256,7 @@ class Gerrit:
 
     def _answers(self) -> bool:
         try:
-            with _OPENER.open(f"{self.url}/config/server/version", timeout=2) as answer:
+            with _OPENER.open(f"{self.url}/config/server/version", timeout=0.5) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -316,6 +279,9 @@ class Gerrit:
         file = self.site / "etc" / "gerrit.config"
         for name, value in settings.items():
             _git(["config", "--replace-all", "-f", str(file), name, value], cwd=self.site)
+        # Caches on disk are locked by whoever was killed, and start-up waits for that lock.
+        with contextlib.suppress(Failed):
+            _git(["config", "--unset-all", "-f", str(file), "cache.directory"], cwd=self.site)
 
     # -- accounts and projects --
 
@@ -466,10 +432,6 @@ class Gerrit:
         known = {account.number: account.name for account in self.accounts.values()}
         return {known.get(vote["_account_id"], "?"): vote["value"] for vote in votes if vote.get("value")}
 
-    def sources(self, project: str) -> str:
-        """Where anybody on this machine fetches the project from."""
-        return f"{self.url}/{project}"
-
     def _remote(self, project: str, account: str) -> str:
         known = self.accounts[account]
         return f"http://{known.name}:{known.password}@{self.host}:{self.http_port}/a/{project}"
@@ -546,11 +508,11 @@ def _free_ports() -> tuple[int, int]:
 
 def prepare(distribution: Distribution) -> Path:
     """The cached site: `admin`, `my-ci` (a service) and `jane`, the label Verified. Made once, by one process."""
-    site = cache() / f"site-{distribution.key}-{RECIPE}"
-    with (cache() / "lock").open("w") as lock:
+    site = cache("gerrit") / f"site-{distribution.key}-{RECIPE}"
+    with (cache("gerrit") / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not site.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache(), prefix="making-") as scratch:
+            with tempfile.TemporaryDirectory(dir=cache("gerrit"), prefix="making-") as scratch:
                 made = Path(scratch) / "site"
                 _initialise(made, distribution)
                 made.rename(site)
@@ -636,7 +598,7 @@ def main() -> int:
             print(f"  host key {gerrit.host_key}", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
-    except (Unavailable, Failed) as exc:
+    except (Unavailable, Forged, Failed) as exc:
         print(exc, file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,7 @@
 """The real Gerrit that the large tests stand on: fetched as pinned, started, spoken to, ended."""
 
 import json
-import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +12,6 @@ from tools import gerrit as tool
 from tools.gerrit import Gerrit
 
 PROJECT = "openstack-dev/ci-sandbox"
-
-
-@pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A Maven that does what the test writes into it, and an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    maven = tmp_path / "mvn"
-    maven.touch(mode=0o755)
-    return maven
-
-
-def test_a_jar_with_another_digest_is_refused_and_not_kept(registry: Path, tmp_path: Path) -> None:
-    registry.write_text(f"#!/bin/sh\necho forged >gerrit-plugin-api-{tool.VERSION}.jar\n")
-    coordinates = f"com.google.gerrit:gerrit-plugin-api:{tool.VERSION}"
-    with pytest.raises(tool.Failed, match="is pinned"):
-        tool._jar(coordinates, tool.JARS[coordinates])
-    assert not list((tmp_path / "cache").rglob("*.jar"))
-
-
-def test_a_registry_that_does_not_answer_makes_it_unavailable_in_its_own_words(registry: Path) -> None:
-    registry.write_text("#!/bin/sh\necho '[ERROR] Could not find artifact'\nexit 1\n")
-    coordinates = f"com.google.gerrit:gerrit-plugin-api:{tool.VERSION}"
-    with pytest.raises(tool.Unavailable, match="Could not find artifact"):
-        tool._jar(coordinates, tool.JARS[coordinates])
 
 
 def test_a_war_that_is_not_there_makes_it_unavailable(tmp_path: Path) -> None:
@@ -103,3 +78,14 @@ class TestRunning:
         assert pid is not None
         assert not Path(f"/proc/{pid}").exists()
         assert not other.site.exists()
+
+    def test_anybody_on_the_machine_fetches_a_patch_set(self, gerrit: Gerrit, tmp_path: Path) -> None:
+        gerrit.create_project(PROJECT)
+        change = gerrit.push(PROJECT, files={"three": "3\n"}, subject="Three")
+        url = gerrit.sources.format(project=PROJECT)
+        subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+        subprocess.run(["git", "-C", str(tmp_path), "fetch", "-q", url, change.ref], check=True, timeout=60)
+        shown = subprocess.run(
+            ["git", "-C", str(tmp_path), "rev-parse", "FETCH_HEAD"], check=True, capture_output=True, text=True
+        )
+        assert shown.stdout.strip() == change.revision
