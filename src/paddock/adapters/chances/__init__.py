@@ -1,0 +1,1 @@
+"""Chances: where names and secrets come from."""

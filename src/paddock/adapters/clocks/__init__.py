@@ -1,0 +1,1 @@
+"""Clocks: where moments come from."""

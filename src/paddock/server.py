@@ -1,0 +1,369 @@
+"""The server: everything wired on one screen, started, reloaded, stopped."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import uvicorn
+
+from paddock.adapters.archives.directory import DirectoryArchive
+from paddock.adapters.chances.system import SystemChance
+from paddock.adapters.clocks.system import SystemClock
+from paddock.adapters.forges.gerrit import GerritForge
+from paddock.adapters.forges.replay import ReplayForge
+from paddock.adapters.links.hub import Hub
+from paddock.adapters.stores.sql import SqlStore, open_store
+from paddock.client import finding
+from paddock.core import access
+from paddock.core.access import Role, Token
+from paddock.core.configuration import Configuration, ForgeKind
+from paddock.core.configuration import Forge as ForgeSettings
+from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.engine.admission import greet_nobody
+from paddock.engine.attending import Attending
+from paddock.engine.building import Building
+from paddock.engine.cleaning import Cleaning
+from paddock.engine.commanding import Commanding
+from paddock.engine.keeping import Keeping
+from paddock.engine.leasing import Leasing, full_ttls
+from paddock.engine.loop import Bell, Stage, keep
+from paddock.engine.means import Means
+from paddock.engine.operating import Operating
+from paddock.engine.planning import Planning
+from paddock.engine.receiving import Receiving
+from paddock.engine.reporting import Reporting
+from paddock.engine.running import Running
+from paddock.ports import Chance, Clock, Forge, Tables
+from paddock.settings import load
+from paddock.web.app import create_app
+from paddock.web.live import Tail
+
+log = logging.getLogger(__name__)
+
+OPERATOR = "operator"
+"""Name of the token that `serve` writes into its state directory."""
+TOKEN_FILE = "operator.token"
+STOP_WITHIN = 4
+"""Seconds that requests in flight get at a stop; the whole stop takes 5 at most."""
+RETRY = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """What a server that listens says of itself."""
+
+    url: str
+    state: Path
+    token_file: Path
+
+
+class Server:
+    """One server on one store. Made by `serve`; everything it needs is made in `open`, nothing later."""
+
+    def __init__(self, path: Path, configuration: Configuration, store: SqlStore) -> None:
+        self._path = path
+        self._configuration = configuration
+        self._store = store
+        self._state = Path(configuration.server.state)
+        self._clock: Clock = SystemClock()
+        self._chance: Chance = SystemChance()
+        self._hub = Hub()
+        self._forges: dict[str, Forge] = forges_of(configuration, self._state, self._clock, self._chance)
+        self._means = Means(
+            store=store,
+            archive=DirectoryArchive(self._state / "archive"),
+            clock=self._clock,
+            chance=self._chance,
+            links=self._hub,
+            configuration=lambda: self._configuration,
+            forges=self._forges,
+        )
+        tail = Tail()
+        leasing, running = Leasing(self._means), Running(self._means)
+        self._bells: dict[str, Bell] = {}
+        self._stages: tuple[Stage, ...] = (
+            Attending(self._means),
+            Planning(self._means),
+            leasing,
+            Building(self._means),
+            running,
+            Cleaning(self._means),
+            Reporting(self._means),
+            Keeping(self._means),
+        )
+        self._hub.attach(Commanding(self._means, grew=tail.grew, stir=lambda run: self._stir(running, run)))
+        self.app = create_app(
+            store,
+            self._means.archive,
+            Operating(self._means, leasing),
+            lambda: self._configuration,
+            self._clock,
+            tail=tail,
+            agents=self._hub,
+            ailing=self.ailing,
+        )
+        self._ailing: dict[str, str] = {}
+        self._listening: dict[str, asyncio.Task[None]] = {}
+
+    def _stir(self, running: Running, run: str) -> None:
+        """Output of an ended command arrived: its run may have waited for just that."""
+        running.stir(run)
+        self._bells[running.name].ring()
+
+    def ailing(self) -> Mapping[str, str]:
+        """What does not work now, name → words."""
+        broken = {"store": self._store.trouble} if self._store.trouble else {}
+        return {**broken, **self._ailing}
+
+    async def recover(self) -> None:
+        """What the last server left: no session is live, outside holders get a full ttl, an operator can get in."""
+        now = self._clock.now()
+
+        def step(tables: Tables) -> None:
+            greet_nobody(tables, now=now)
+            full_ttls(tables, now=now)
+
+        await self._store.write(step)
+        await self._write_operator_token()
+
+    async def _write_operator_token(self) -> None:
+        """A token for the CLI on this machine, 0600 in the state directory; made anew at each start."""
+        secret, now = self._chance.secret(), self._clock.now()
+
+        def step(tables: Tables) -> None:
+            token = Token(id=OPERATOR, role=Role.OPERATOR, digest=access.digest(secret), created=now)
+            old = tables.tokens.find(OPERATOR)
+            if old is None:
+                tables.tokens.add(token)
+            else:
+                tables.tokens.swap(old, replace(token, version=old.version))
+
+        await self._store.write(step)
+        file = self._state / TOKEN_FILE
+        part = file.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secret + "\n")
+        part.replace(file)
+
+    async def run(self, sock: socket.socket, *, ready: Callable[[Ready], None]) -> None:
+        """Serve until told to stop. Waits for: the web server's end; a stage's (which only ends by a defect)."""
+        web = _Web(self.app, self._configuration, self._hub)
+        async with asyncio.TaskGroup() as group:
+            stages = [group.create_task(self._keep(stage)) for stage in self._stages]
+            self._listen_to_all(group)
+            with self._signals(web, group):
+                serving = group.create_task(web.serve(sockets=[sock]))
+                await web.started_or(serving)
+                url = self._configuration.server.public_url
+                finding.record(url=url, state=self._state)
+                log.info("server is ready", extra={"url": url, "epoch": self._store.epoch})
+                ready(Ready(url=url, state=self._state, token_file=self._state / TOKEN_FILE))
+                await serving
+            for task in (*stages, *self._listening.values()):
+                task.cancel()
+
+    async def _keep(self, stage: Stage) -> None:
+        bell = Bell(stage.wakes)
+        self._bells[stage.name] = bell
+        await keep(stage, self._store, self._clock, bell)
+
+    def _listen_to_all(self, group: asyncio.TaskGroup) -> None:
+        for name, forge in self._forges.items():
+            if name not in self._listening:
+                self._listening[name] = group.create_task(self._listen(forge))
+
+    async def _listen(self, forge: Forge) -> None:
+        """Hear a forge for ever; one that cannot be heard is said so on /healthz and tried again."""
+        receiving = Receiving(self._means, forge)
+        while True:
+            try:
+                await receiving.listen()
+            except PaddockError as exc:
+                self._ailing[f"forge {forge.name}"] = exc.message
+                log.warning("forge is not heard", extra={"forge": forge.name, "reason": exc.message})
+            await asyncio.sleep(RETRY)
+            self._ailing.pop(f"forge {forge.name}", None)
+
+    @contextlib.contextmanager
+    def _signals(self, web: "_Web", group: asyncio.TaskGroup) -> Iterator[None]:
+        """SIGTERM and SIGINT stop, SIGHUP reloads."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, web.stop)
+        loop.add_signal_handler(signal.SIGINT, web.stop)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._reload(group))
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def _reload(self, group: asyncio.TaskGroup) -> None:
+        """Take the file as it is now, or keep what we have and say why."""
+        try:
+            fresh = load(self._path).configuration
+            changed = _needs_restart(self._configuration, fresh)
+            if changed:
+                raise Refused(f"{self._path}: {', '.join(changed)} changed: that needs a restart")
+        except PaddockError as exc:
+            self._ailing["configuration"] = exc.message
+            log.error("configuration was not reloaded", extra={"reason": exc.message})
+            return
+        self._ailing.pop("configuration", None)
+        server = replace(fresh.server, listen=self._configuration.server.listen, state=str(self._state))
+        if fresh.server.public_url == Configuration().server.public_url:
+            server = replace(server, public_url=self._configuration.server.public_url)
+        before = self._configuration
+        self._configuration = replace(fresh, server=server)
+        self._exchange_forges(before, group)
+        for bell in self._bells.values():
+            bell.ring()
+        log.info("configuration was reloaded", extra={"path": str(self._path)})
+
+    def _exchange_forges(self, before: Configuration, group: asyncio.TaskGroup) -> None:
+        """Forges that are new or reached differently are listened to anew; gone ones no more."""
+        fresh = forges_of(self._configuration, self._state, self._clock, self._chance)
+        for name in set(before.forges) | set(self._configuration.forges):
+            old, new = before.forges.get(name), self._configuration.forges.get(name)
+            if old is not None and new is not None and _reached(old) == _reached(new):
+                continue
+            if name in self._listening:
+                self._listening.pop(name).cancel()
+            self._forges.pop(name, None)
+            if name in fresh:
+                self._forges[name] = fresh[name]
+        self._listen_to_all(group)
+
+
+def _reached(forge: ForgeSettings) -> tuple[object, ...]:
+    return forge.kind, forge.ssh, forge.file
+
+
+def _needs_restart(before: Configuration, after: Configuration) -> list[str]:
+    """The settings of the server that are read once, and differ."""
+    changed = []
+    if after.server.store != before.server.store:
+        changed.append("server.store")
+    if (after.server.certificate, after.server.certificate_key) != (
+        before.server.certificate,
+        before.server.certificate_key,
+    ):
+        changed.append("server.tls")
+    return changed
+
+
+def forges_of(configuration: Configuration, state: Path, clock: Clock, chance: Chance) -> dict[str, Forge]:
+    """An adapter for each configured forge."""
+    made: dict[str, Forge] = {}
+    for name, settings in configuration.forges.items():
+        if settings.kind is ForgeKind.REPLAY:
+            made[name] = ReplayForge(name=name, file=Path(settings.file), state=state, clock=clock)
+        elif settings.ssh is not None:
+            made[name] = GerritForge(name=name, ssh=settings.ssh, clock=clock, chance=chance)
+    return made
+
+
+class _Web(uvicorn.Server):
+    """uvicorn without its signal handlers; agents are told to go before the listening ends."""
+
+    def __init__(self, app: object, configuration: Configuration, hub: Hub) -> None:
+        server = configuration.server
+        super().__init__(
+            uvicorn.Config(
+                app,  # type: ignore[arg-type]
+                http="httptools",
+                ws="websockets-sansio",
+                ws_max_size=2 << 20,
+                ws_ping_interval=None,  # the agents' protocol has its own
+                ws_per_message_deflate=False,
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=STOP_WITHIN,
+                ssl_certfile=server.certificate or None,
+                ssl_keyfile=server.certificate_key or None,
+            )
+        )
+        self._hub = hub
+        self._began = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._began.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._hub.close()
+        await super().shutdown(sockets=sockets)
+
+    def stop(self) -> None:
+        """Refuse new requests, finish what is being answered, leave."""
+        self.should_exit = True
+
+    async def started_or(self, serving: "asyncio.Task[None]") -> None:
+        """Wait for: listening; an end before it."""
+        began = asyncio.ensure_future(self._began.wait())
+        await asyncio.wait({began, serving}, return_when=asyncio.FIRST_COMPLETED)
+        began.cancel()
+
+
+async def serve(path: Path, *, listen: str = "", ready: Callable[[Ready], None] = lambda _: None) -> None:
+    """Serve what the file at `path` says until a signal stops it; `listen` overrides its address, port 0 is any."""
+    configuration = load(path).configuration
+    sock = bind(listen or configuration.server.listen)
+    try:
+        configuration = _settle(configuration, sock)
+        async with _opened(configuration) as store:
+            server = Server(path, configuration, store)
+            await server.recover()
+            await server.run(sock, ready=ready)
+    finally:
+        sock.close()
+
+
+@contextlib.asynccontextmanager
+async def _opened(configuration: Configuration) -> AsyncIterator[SqlStore]:
+    store = await open_store(configuration.server.store or f"sqlite:///{configuration.server.state}/paddock.sqlite")
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def _settle(configuration: Configuration, sock: socket.socket) -> Configuration:
+    """The state directory is there; the address is as it was bound, and the public one unless that was configured."""
+    host, port = sock.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    state = Path(configuration.server.state).absolute()
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    server = replace(configuration.server, listen=address, state=str(state))
+    if server.public_url == Configuration().server.public_url:
+        scheme = "https" if server.certificate else "http"
+        server = replace(server, public_url=f"{scheme}://{address}")
+    return replace(configuration, server=server)
+
+
+def bind(listen: str) -> socket.socket:
+    """A socket on `host:port`; `Broken` with the reason if the address is taken or not ours."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, int(port)))
+    except (OSError, ValueError) as exc:
+        sock.close()
+        reason = exc.strerror if isinstance(exc, OSError) else "not host:port"
+        raise Broken(f"server: {listen}: {reason}", hint="paddock serve --listen 127.0.0.1:0 takes any port") from exc
+    return sock
