@@ -19,7 +19,7 @@ EVERY_JOB = "*"
 # Comments are written by strangers and searched by an operator's expressions: what is searched is bounded, so that an
 # expression that backtracks costs milliseconds (the loader refuses those that would cost more).
 LINE_MAX = 256
-LINES_MAX = 500
+LINES_MAX = 200
 
 _HEADER = re.compile(r"(?:Patch Set|Uploaded patch set) [0-9]+[:.]")
 _COUNT = re.compile(r"\([0-9]+ (?:inline )?comments?\)")
