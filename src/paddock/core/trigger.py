@@ -1,4 +1,4 @@
-"""Which jobs an event starts, and why each of the others does not run: the rules of a project."""
+"""Which jobs an event starts, and why each of the others does not run."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Settings: the YAML file of an operator, read with line marks, checked, and handed down as core values."""
+"""Settings: an operator's YAML file, read with line marks and handed down as core values."""
 
 from paddock.settings.explanation import Explanation, explain, spell
 from paddock.settings.loading import Loaded, load, read

@@ -1,4 +1,4 @@
-"""What one item says about others: every name that is used is defined, and nothing dangerous comes of it."""
+"""What one item says about others: names that are used are defined, rules are kept."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From the text of a settings file to the configuration, or to everything that is not right about it."""
+"""From a settings file to the configuration, or to everything that is not right about it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

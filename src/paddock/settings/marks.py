@@ -1,4 +1,4 @@
-"""YAML as plain values, with the place of each; what is dangerous or ambiguous in YAML is refused.
+"""YAML as plain values, each with its place; what is ambiguous in YAML is refused.
 
 Only `true`, `false`, `null` and decimal integers are more than text: `on` is a word, `1.10` keeps its nought, and no
 tag makes an object.

@@ -1,4 +1,4 @@
-"""What is not right in a settings file: each problem with its line and column, all of them at once."""
+"""What is not right in a settings file: each problem with its line and column."""
 
 import difflib
 from collections.abc import Iterable, Sequence

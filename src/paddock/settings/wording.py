@@ -1,4 +1,4 @@
-"""What the validator found, in words for an operator: the field's path, the fact, a suggestion."""
+"""What the validator found, in words for an operator: path, fact, suggestion."""
 
 from collections.abc import Iterable, Mapping
 from typing import get_args
