@@ -126,6 +126,9 @@ def test_a_line_that_cannot_be_read_says_why(raw: str, says: str) -> None:
     ("path", "value"),
     [
         ("change", None),
+        ("comment", None),
+        ("comment", ["recheck"]),
+        ("author", "jenkins"),
         ("change", "189221"),
         ("patchSet", None),
         ("patchSet", []),
@@ -203,3 +206,27 @@ def test_nothing_that_json_can_say_raises(said: object) -> None:
     for text in (event.type, event.author, event.comment, event.project, event.outcome):
         assert "\x00" not in text
         text.encode()
+
+
+def test_a_value_that_is_nested_to_the_limit_is_named_not_shown() -> None:
+    for depth in range(100, 1000, 7):
+        raw = json.dumps(line()).replace('"189221"', "[" * depth + "]" * depth, 1)
+        assert understand(heard(raw)).outcome in (
+            "comment-added: change.number cannot be used: a list",
+            "not read: nested too deeply",
+        )
+
+
+def test_what_no_database_takes_is_not_in_the_line_that_is_kept() -> None:
+    assert understand(heard("\x00\ud800{")).raw == "\ufffd\ufffd{"
+
+
+def test_marks_that_turn_text_around_become_visible() -> None:
+    assert understood(author={"username": "snik\u202eneJ"}).author == "snik\ufffdneJ"
+
+
+@given(st.text(st.characters()))
+def test_no_text_raises(raw: str) -> None:
+    event = understand(heard(raw))
+    assert event.kind is Kind.OTHER
+    assert "\x00" not in event.raw

@@ -22,7 +22,9 @@ _REF = re.compile(r"refs/[\w./+@-]+")
 _REVISION = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PROJECT = re.compile(r"[^\s/~:?*\\\"'<>|-][^\s:?*\\\"'<>|]*")
 # NUL cannot be stored, escape codes speak to a terminal, half a surrogate pair cannot be written as UTF-8.
-_UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# Marks of direction make a page or a terminal show another text than the one that is compared.
+_UNSPEAKABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # Who did it, by the names that the kinds of events give it.
 _ACTORS = ("author", "uploader", "submitter", "abandoner", "restorer", "changer", "editor", "deleter", "reviewer")
 
@@ -44,6 +46,7 @@ def understand(heard: Heard) -> Event:
     comment = _clean(said.get("comment"), limit=_LONGEST_COMMENT)
     try:
         change = _change(heard.forge, said)
+        _check_words(name, said)
     except _Unread as exc:
         return _event(
             heard,
@@ -96,7 +99,8 @@ def _event(
         heard=heard.at,
         kind=kind,
         type=type,
-        raw=heard.raw,
+        # As it came, but for what no database takes: such a line is no JSON anyway, or was no UTF-8.
+        raw=_UNSTORABLE.sub("\ufffd", heard.raw),
         author=author,
         comment=comment,
         change=change,
@@ -145,6 +149,17 @@ def _change(forge: str, said: Said) -> Change:
     )
 
 
+def _check_words(name: str, said: Said) -> None:
+    """Without the words of a comment, or with an author that is nobody, there is nothing to judge an event by."""
+    if name not in _ACTED_ON:
+        return
+    if name == Kind.COMMENT_ADDED and not isinstance(said.get("comment"), str):
+        raise _Unread(_lack("comment", said.get("comment")))
+    for actor in ("author", "uploader"):
+        if said.get(actor) is not None:
+            _part(said, actor)
+
+
 def _part(said: Said, name: str) -> Said:
     part = said.get(name)
     if not _is_mapping(part):
@@ -168,7 +183,17 @@ def _as_number(value: object) -> int | None:
 
 
 def _lack(path: str, value: object) -> str:
-    return f"no {path}" if value is None else f"{path} cannot be used: {_clean(repr(value), limit=80)}"
+    if value is None:
+        return f"no {path}"
+    # Never the repr of a list or an object: one that is nested deeply enough does not come back from it.
+    match value:
+        case dict():
+            shown = "an object"
+        case list():
+            shown = "a list"
+        case _:
+            shown = _clean(repr(value), limit=80)
+    return f"{path} cannot be used: {shown}"
 
 
 def _project(value: object) -> str:
