@@ -1,4 +1,4 @@
-"""A real Gerrit on loopback for the demo and the large tests: fetched, pinned, started, spoken to, ended.
+"""A real Gerrit on loopback, for the demo and the large tests.
 
 The program comes from Maven Central, through the machine's own Maven settings. `com.google.gerrit:gerrit-war` is not
 kept by every mirror, but the jars that Gerrit publishes for its plugins' own tests hold the same server (`init` and

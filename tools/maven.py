@@ -1,4 +1,4 @@
-"""Jars from Maven Central by their digest, through the machine's own Maven settings, kept in the cache."""
+"""Jars from Maven Central by their digest, through the machine's own settings."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""A Gerrit over SSH: its stream is heard, its changes are asked for our reports, reports are posted.
+"""A Gerrit over SSH: its stream is heard, reports are posted and looked for.
 
 Effects: journaled (a review is not idempotent: the caller asks `find` when it does not know whether one was posted)
 """
@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 import asyncssh
 from asyncssh.known_hosts import KnownHostsArg
 
-from paddock.core import heard
 from paddock.core.configuration import Ssh
 from paddock.core.errors import Broken, Refused
 from paddock.core.event import Change, Event, Heard
+from paddock.core.heard import gap, understand
 from paddock.core.report import Report
 from paddock.hands import faults
 from paddock.ports import Chance, Clock
@@ -73,8 +73,8 @@ class GerritForge:
     def name(self) -> str:
         return self._name
 
-    def understand(self, heard_line: Heard) -> Event:
-        return heard.understand(heard_line)
+    def understand(self, heard: Heard) -> Event:
+        return understand(heard)
 
     # -- the stream --
 
@@ -150,7 +150,7 @@ class GerritForge:
 
     def _gap(self, session: "_Session", away: Away) -> Heard:
         now = self._clock.now()
-        raw = heard.gap(since=away.since.isoformat(), until=now.isoformat(), why=away.why)
+        raw = gap(since=away.since.isoformat(), until=now.isoformat(), why=away.why)
         line = session.line(raw, now)
         assert line is not None, "a gap is not blank"
         return line

@@ -12,9 +12,9 @@ from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 
-from paddock.core import heard
 from paddock.core.errors import Broken
 from paddock.core.event import Change, Event, Heard
+from paddock.core.heard import understand
 from paddock.core.report import Report
 from paddock.hands import faults
 from paddock.ports import Clock
@@ -40,8 +40,8 @@ class ReplayForge:
     def name(self) -> str:
         return self._name
 
-    def understand(self, line: Heard) -> Event:
-        return heard.understand(line)
+    def understand(self, heard: Heard) -> Event:
+        return understand(heard)
 
     async def listen(self, hear: Callable[[Sequence[Heard]], Awaitable[None]], *, since: int | None = None) -> None:
         """Tell every line after `since`, then be quiet until cancelled. `Broken` if the file cannot be read.
