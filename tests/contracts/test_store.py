@@ -273,7 +273,7 @@ async def test_a_read_cannot_write(store: Store) -> None:
         lambda tables: tables.number("runs"),
     ):
         with pytest.raises(RuntimeError, match="written inside a read"):
-            await store.read(step)  # type: ignore[arg-type]
+            await store.read(step)
     assert await store.read(lambda tables: tables.hosts.count()) == 0
 
 
