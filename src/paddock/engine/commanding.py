@@ -239,8 +239,8 @@ class Commanding:
 
 
 def agent_log(agent: str) -> str:
-    """Where an agent's own log lines are kept; no forge's name begins with a dot."""
-    return f".agents/{agent}.log"
+    """Where an agent's own log lines are kept, beside the forges' directories."""
+    return f"agents/{agent}.log"
 
 
 def _is_live_session(tables: Tables, agent: str, session: str) -> bool:

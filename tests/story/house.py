@@ -1,0 +1,207 @@
+"""A whole Paddock in a directory: server and host agent as processes of their own, killed and started again at will."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from paddock.hands import trees
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+LINES = [json.loads(line) for line in (ROOT / "examples/gerrit-events.jsonl").read_text().splitlines()]
+RECHECK = LINES[22]
+"""The `my-ci recheck` on openstack-dev/ci-sandbox 189221."""
+
+HEAD = """
+- server: {{listen: "127.0.0.1:0", state: {state}, host-grace: {grace}}}
+- replay: {{name: review, file: {stream}, account: my-ci, recheck: ['^my-ci recheck$'], bots: [jenkins, zuul]}}
+- host: {{name: local, skills: [local]}}
+"""
+
+
+class House:
+    """One server on one state directory, one host agent on another, one recorded stream."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.mark = f"house-{uuid.uuid4().hex}"
+        self.state = directory / "server"
+        self.agent_state = directory / "agent"
+        self.stream = directory / "stream.jsonl"
+        self.config = directory / "paddock.yaml"
+        self.stream.touch()
+        self.server: subprocess.Popen[bytes] | None = None
+        self.agent: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        self._port = 0
+
+    # ---- what it is told
+
+    def configure(self, rest: str, *, grace: str = "5m") -> None:
+        """Write the settings: server, replay forge `review` and host `local`, then `rest`."""
+        head = HEAD.format(state=self.state, stream=self.stream, grace=grace)
+        self.config.write_text(head + rest)
+
+    def tell(self, *events: Mapping[str, Any]) -> None:
+        """Put events into the recorded stream; before the server starts, which plays it once."""
+        with self.stream.open("a") as opened:
+            for event in events:
+                opened.write(json.dumps(event) + "\n")
+
+    # ---- processes
+
+    def start_server(self, **environment: str) -> None:
+        """Start it and wait until it listens; on the port of its first start."""
+        log = (self.directory / "server.log").open("ab")
+        argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
+        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self._environment(environment))
+        self._await_server()
+
+    def _await_server(self) -> None:
+        record = self.directory / "home" / "paddock" / "server.json"
+
+        def listens() -> bool:
+            assert self.server is not None
+            if self.server.poll() is not None:
+                raise AssertionError(f"the server ended with {self.server.returncode}\n{self.log('server')}")
+            if not record.exists():
+                return False
+            self.url = json.loads(record.read_text())["url"]
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(f"{self.url}/healthz", timeout=2).status_code in (200, 503)
+            return False
+
+        self.until(listens, "the server listens")
+        self._port = int(self.url.rpartition(":")[2])
+
+    def start_agent(self, **environment: str) -> None:
+        """Start the host's agent, enrolled at its first start."""
+        log = (self.directory / "agent.log").open("ab")
+        websocket = self.url.replace("http", "ws", 1) + "/agent"
+        argv = [sys.executable, "-m", "paddock.agent", "run", "--server", websocket, "--state", str(self.agent_state)]
+        if not self.agent_state.exists():
+            self.until(lambda: self.get("hosts")["items"], "the host is configured")
+            argv += ["--code", self.post("enrolments", host="local")["code"]]
+        self.agent = subprocess.Popen(
+            argv, stdout=log, stderr=log, env=self._environment(environment), start_new_session=True
+        )
+
+    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        home = self.directory / "home"
+        home.mkdir(exist_ok=True)
+        return {
+            **os.environ,
+            "PADDOCK_HOUSE": self.mark,
+            "XDG_STATE_HOME": str(home),
+            "PYTHONPATH": str(ROOT / "src"),
+            **extra,
+        }
+
+    def kill(self, process: subprocess.Popen[bytes] | None, number: int = signal.SIGKILL) -> None:
+        """Signal one of ours and wait for its end."""
+        if process is not None and process.poll() is None:
+            process.send_signal(number)
+        if process is not None:
+            process.wait(timeout=20)
+
+    def close(self) -> None:
+        """End everything that this house started, machines and their tasks included."""
+        for process in (self.agent, self.server):
+            with contextlib.suppress(Exception):
+                self.kill(process)
+        asyncio.run(_end(self.leftovers))
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def leftovers(self) -> list[trees.Identity]:
+        """Every living process that carries our mark or stands in our directory."""
+        found = {*trees.marked("PADDOCK_HOUSE", self.mark), *trees.inside(self.directory)}
+        return sorted(one for one in found if one.pid != os.getpid())
+
+    def log(self, name: str) -> str:
+        file = self.directory / f"{name}.log"
+        return file.read_text(errors="replace")[-6000:] if file.exists() else ""
+
+    # ---- the API, as an operator
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {(self.state / 'operator.token').read_text().strip()}"}
+
+    def get(self, path: str, **query: Any) -> Any:
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=query, headers=self._headers(), timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = httpx.post(f"{self.url}/api/v1/{path}", json=body, headers=self._headers(), timeout=90)
+        if answer.is_error:
+            raise AssertionError(f"{path}: {answer.status_code} {answer.text}")
+        return answer.json()
+
+    def text(self, path: str) -> str:
+        """A page, a log or an artifact, as anyone gets it."""
+        answer = httpx.get(f"{self.url}{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.text
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, oldest first, each with everything the API tells of it."""
+        return [self.get(f"runs/{run['id']}") for run in reversed(self.get("runs")["items"])]
+
+    def reports(self) -> list[dict[str, Any]]:
+        """What stands on the forge: every report that was posted, a double one twice."""
+        file = self.state / "reports-review.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def until(self, check: Callable[[], T], what: str, *, limit: float = 60) -> T:
+        """Poll until `check` answers something true, and return it; what it raises about the network is `not yet`."""
+        end = time.monotonic() + limit
+        while time.monotonic() < end:
+            with contextlib.suppress(httpx.TransportError):
+                if answer := check():
+                    return answer
+            time.sleep(0.05)
+        raise AssertionError(
+            f"not within {limit:.0f} s: {what}\n--- server\n{self.log('server')}\n--- agent\n{self.log('agent')}"
+        )
+
+    def until_reported(self, count: int = 1, *, limit: float = 60) -> list[dict[str, Any]]:
+        self.until(lambda: len(self.reports()) >= count, f"{count} reports are posted", limit=limit)
+        return self.reports()
+
+    def until_environments(self, *states: str, limit: float = 60) -> list[dict[str, Any]]:
+        """Wait until every environment that is not gone is in one of these states."""
+
+        def settled() -> list[dict[str, Any]]:
+            living = [one for one in self.get("environments")["items"] if one["state"] != "gone"]
+            return living if living and all(one["state"] in states for one in living) else []
+
+        return self.until(settled, f"every environment is {' or '.join(states)}", limit=limit)
+
+
+async def _end(find: Callable[[], Sequence[trees.Identity]]) -> None:
+    from datetime import timedelta
+
+    await trees.end(lambda: list(find()), grace=timedelta(seconds=1))
+
+
+@contextlib.contextmanager
+def house(directory: Path) -> Iterator[House]:
+    """A house that leaves nothing behind."""
+    built = House(directory)
+    try:
+        yield built
+    finally:
+        built.close()
