@@ -9,6 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from paddock import settings
+from paddock.core import variables
 from paddock.core.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +93,12 @@ def draw_states() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"docs/map.md": draw_map, "docs/states.md": draw_states}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/map.md": draw_map,
+    "docs/states.md": draw_states,
+    "docs/configuration.md": settings.reference,
+    "docs/variables.md": variables.reference,
+}
 
 
 def main() -> int:

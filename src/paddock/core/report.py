@@ -89,7 +89,8 @@ def compose(
     """Write the report of a round from its runs' last attempts, in the order in which the jobs were planned."""
     runs = last_attempts(runs)
     link = f"{public_url}/rounds/{round}"
-    message = "\n".join([_headline(runs), "", *(_line(run, public_url) for run in runs), "", *_contact(contact), link])
+    lines = _within(LONGEST, [_line(run, public_url) for run in runs])
+    message = "\n".join([_headline(runs), "", *lines, "", *_contact(contact), link])
     return Report(
         id=round,
         forge=change.forge,
@@ -99,6 +100,21 @@ def compose(
         link=link,
         created=now,
     )
+
+
+LONGEST = 15_000
+"""Characters of all result lines together: Gerrit takes messages of 16 KiB, headline, contact and link included."""
+
+
+def _within(limit: int, lines: Sequence[str]) -> list[str]:
+    """As many lines as fit, then how many there are beyond them; the round's page has them all."""
+    kept: list[str] = []
+    for line in lines:
+        limit -= len(line) + 1
+        if limit < 0:
+            return [*kept, f"... and {len(lines) - len(kept)} more, on the page below"]
+        kept.append(line)
+    return kept
 
 
 def last_attempts(runs: Sequence[Run]) -> list[Run]:
@@ -120,9 +136,10 @@ def _headline(runs: Sequence[Run]) -> str:
 
 
 def _line(run: Run, public_url: str) -> str:
-    """`- job url : SUCCESS in 3m 11s (non-voting)`: the order of Zuul's result lines, which tools parse."""
+    """`- job url : SUCCESS in 3m 11s (non-voting)`: the order of Zuul's result lines, which tools parse. Waiting does not count."""
     verdict = _WORD[run.verdict or Verdict.ERROR]
-    took = (run.ended or run.created) - run.created
+    ended = run.ended or run.created
+    took = ended - (run.started or ended)
     suffix = "" if run.voting else " (non-voting)"
     return f"- {run.job} {public_url}/runs/{run.id}/ : {verdict} in {spell(took)}{suffix}"
 

@@ -55,6 +55,8 @@ def plan_batch(tables: Tables, configuration: Configuration, *, now: datetime) -
 def plan(tables: Tables, event: Event, configuration: Configuration, *, now: datetime) -> Round | None:
     """Move one event on; the round that it started, if any."""
     decided = decide(event, configuration, _live(tables, event))
+    for older in decided.supersedes:
+        supersede(tables, older, by=event, now=now)
     if not decided.jobs:
         ignored = replace(
             event,
@@ -64,8 +66,6 @@ def plan(tables: Tables, event: Event, configuration: Configuration, *, now: dat
         )
         move(tables, "events", event, ignored, events.Signal.IGNORE, now=now)
         return None
-    for older in decided.supersedes:
-        supersede(tables, older, by=event, now=now)
     return _start(tables, event, decided, configuration, now=now)
 
 
