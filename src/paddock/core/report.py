@@ -136,7 +136,8 @@ def _headline(runs: Sequence[Run]) -> str:
 
 
 def _line(run: Run, public_url: str) -> str:
-    """`- job url : SUCCESS in 3m 11s (non-voting)`: the order of Zuul's result lines, which tools parse. Waiting does not count."""
+    """`- job url : SUCCESS in 3m 11s (non-voting)`: the order of Zuul's result lines, which tools parse. Waiting
+    does not count."""
     verdict = _WORD[run.verdict or Verdict.ERROR]
     ended = run.ended or run.created
     took = ended - (run.started or ended)
