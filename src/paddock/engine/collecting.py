@@ -70,12 +70,13 @@ async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> Res
     """The cases of every result file that arrived, and by name what was refused on the way."""
     cases: list[Case] = []
     problems = list(_refusals(ended))
-    prefix = f"{run.archive}/results/"
-    for name in await means.archive.list(prefix) if run.spec.results else {}:
+    folder = f"{run.archive}/results"
+    for name in await means.archive.list(folder) if run.spec.results else {}:
+        short = name.removeprefix(f"{folder}/")
         try:
-            cases += read(await means.archive.read(name), machine=name.removeprefix(prefix).partition("/")[0])
+            cases += read(await means.archive.read(name), machine=short.partition("/")[0])
         except Refused as exc:
-            problems.append(f"{name.removeprefix(prefix)}: {exc.message}")
+            problems.append(f"{short}: {exc.message}")
     return Results(id=run.id, cases=tuple(cases), problems=tuple(problems))
 
 

@@ -112,9 +112,8 @@ class Commanding:
             return {}
         if command.method != "file.collect":
             return {"output": await self._means.archive.length(f"{command.archive}.log") or 0}
-        prefix = f"{command.archive}/"
-        found = await self._means.archive.list(prefix)
-        return {name.removeprefix(prefix): length for name, length in found.items()}
+        found = await self._means.archive.list(command.archive)
+        return {name.removeprefix(f"{command.archive}/"): length for name, length in found.items()}
 
     async def outgoing(self, agent: str, session: str, *, limit: int) -> list[Command]:
         """Queued commands, durably `sent` now; one whose fence is over is never sent."""
