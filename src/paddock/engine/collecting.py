@@ -23,16 +23,14 @@ from paddock.engine.junit import read
 from paddock.engine.means import Means, move, need
 from paddock.hands import faults
 from paddock.ports import Tables
-
-LOG = "output"
-"""The stream of a script; every other stream is a file named by its path."""
+from paddock.wire.hello import LOG_STREAM
 
 
 def stream_name(command: Command, stream: str) -> str:
     """Where a stream of a command goes in the archive; `Refused`, naming it, for a name that leads elsewhere."""
     if command.method == "file.collect":
         return archive_name(f"{command.archive}/{archive_name(stream)}")
-    if stream != LOG:
+    if stream != LOG_STREAM:
         raise Refused(f"{stream!r}: a {command.method} has no such stream")
     return archive_name(f"{command.archive}.log")
 

@@ -22,7 +22,7 @@ from paddock.engine.collecting import stream_name
 from paddock.engine.means import Means, need
 from paddock.hands import faults
 from paddock.ports import Admitted, Tables, Touched
-from paddock.wire.hello import Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
+from paddock.wire.hello import LOG_STREAM, Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Commanding:
         if not command.archive:
             return {}
         if command.method != "file.collect":
-            return {"output": await self._means.archive.length(f"{command.archive}.log") or 0}
+            return {LOG_STREAM: await self._means.archive.length(f"{command.archive}.log") or 0}
         found = await self._means.archive.list(command.archive)
         return {name.removeprefix(f"{command.archive}/"): length for name, length in found.items()}
 

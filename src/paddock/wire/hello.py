@@ -13,6 +13,7 @@ from paddock.wire.framing import JSON
 from paddock.wire.messages import Code, code_of
 
 __all__ = [
+    "LOG_STREAM",
     "BadParams",
     "Deliver",
     "Enrol",
@@ -28,6 +29,8 @@ __all__ = [
 
 OUTPUT_LIMIT = 64 << 10
 """Bytes of data in one output message."""
+LOG_STREAM = "out"
+"""The stream of a program: what it wrote to standard output and standard error, in their true order."""
 UNACKNOWLEDGED_LIMIT = 1 << 20
 """Bytes of output that an agent sends of one task ahead of the server's acknowledgement."""
 
