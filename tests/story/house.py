@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from paddock.hands import trees
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
+
+IDENTITY = "identity.json"
+"""What the agent keeps in its state once it is enrolled."""
 
 LINES = [json.loads(line) for line in (ROOT / "examples/gerrit-events.jsonl").read_text().splitlines()]
 RECHECK = LINES[22]
@@ -47,6 +51,7 @@ class House:
         self.agent: subprocess.Popen[bytes] | None = None
         self.url = ""
         self._port = 0
+        self._faults: Mapping[str, str] = {}
 
     # ---- what it is told
 
@@ -65,39 +70,53 @@ class House:
 
     def start_server(self, **environment: str) -> None:
         """Start it and wait until it listens; on the port of its first start."""
-        log = (self.directory / "server.log").open("ab")
-        argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
-        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self._environment(environment))
-        self._await_server()
-
-    def _await_server(self) -> None:
-        record = self.directory / "home" / "paddock" / "server.json"
+        self.launch_server(**environment)
 
         def listens() -> bool:
             assert self.server is not None
             if self.server.poll() is not None:
                 raise AssertionError(f"the server ended with {self.server.returncode}\n{self.log('server')}")
-            if not record.exists():
-                return False
-            self.url = json.loads(record.read_text())["url"]
-            with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{self.url}/healthz", timeout=2).status_code in (200, 503)
-            return False
+            return self.listens()
 
         self.until(listens, "the server listens")
-        self._port = int(self.url.rpartition(":")[2])
+
+    def launch_server(self, **environment: str) -> None:
+        """Start it and wait for nothing."""
+        if not self._port:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self._port = free.getsockname()[1]
+            self.url = f"http://127.0.0.1:{self._port}"
+        log = (self.directory / "server.log").open("ab")
+        argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
+        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self._environment(environment))
+
+    def listens(self) -> bool:
+        """Whether the server answers now."""
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/healthz", timeout=2).status_code in (200, 503)
+        return False
 
     def start_agent(self, **environment: str) -> None:
         """Start the host's agent, enrolled at its first start."""
         log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
         argv = [sys.executable, "-m", "paddock.agent", "run", "--server", websocket, "--state", str(self.agent_state)]
-        if not self.agent_state.exists():
+        if not (self.agent_state / IDENTITY).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]
         self.agent = subprocess.Popen(
             argv, stdout=log, stderr=log, env=self._environment(environment), start_new_session=True
         )
+
+    def tend(self, **environment: str) -> None:
+        """See that both run: what is dead is started, with `environment` if it was never started before."""
+        self._faults = self._faults or environment
+        if self.server is None or self.server.poll() is not None:
+            self.launch_server(**self._faults)
+        self.until(lambda: self.listens() or self.server is None or self.server.poll() is not None, "it listens or dies")
+        with contextlib.suppress(httpx.HTTPError, AssertionError):
+            if self.listens() and (self.agent is None or self.agent.poll() is not None):
+                self.start_agent(**self._faults)
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         home = self.directory / "home"
@@ -129,6 +148,10 @@ class House:
         """Every living process that carries our mark or stands in our directory."""
         found = {*trees.marked("PADDOCK_HOUSE", self.mark), *trees.inside(self.directory)}
         return sorted(one for one in found if one.pid != os.getpid())
+
+    def tasks(self) -> list[trees.Identity]:
+        """The living processes of this house that belong to a task."""
+        return [one for one in self.leftovers() if _variable(one.pid, "PADDOCK_TASK")]
 
     def log(self, name: str) -> str:
         file = self.directory / f"{name}.log"
@@ -189,6 +212,16 @@ class House:
             return living if living and all(one["state"] in states for one in living) else []
 
         return self.until(settled, f"every environment is {' or '.join(states)}", limit=limit)
+
+
+def _variable(pid: int, name: str) -> str:
+    """The variable as the process was started with it; empty if it has none, or is gone."""
+    try:
+        parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = [part for part in parts if part.startswith(f"{name}=".encode())]
+    return found[0].partition(b"=")[2].decode(errors="replace") if found else ""
 
 
 async def _end(find: Callable[[], Sequence[trees.Identity]]) -> None:
