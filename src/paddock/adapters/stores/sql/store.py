@@ -103,6 +103,11 @@ class SqlStore:
     def birth(self) -> str:
         return self._birth
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing is written any more; empty while all is well."""
+        return self._over.message if self._over is not None else ""
+
     async def write(self, step: Callable[[Tables], T]) -> T:
         if self._over is not None:
             raise _again(self._over)
@@ -232,6 +237,7 @@ class SqlStore:
         """COMMIT, or ROLLBACK where there is nothing to keep."""
         if group.wrote and group.failure is None:
             try:
+                self._writer.tables.history.flush()
                 faults.at("store.committing")
                 self._database.commit(self._writer.cursor)
                 faults.at("store.committed")

@@ -75,7 +75,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="commands_id"),
     )
     op.create_index("commands_by_agent_state", "commands", ["agent", "state"], unique=False)
-    op.create_index("commands_by_environment_state", "commands", ["environment", "state"], unique=False)
+    op.create_index("commands_by_environment", "commands", ["environment"], unique=False)
     op.create_index("commands_by_run", "commands", ["run"], unique=False)
     op.create_table(
         "counters",
@@ -122,8 +122,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("place"),
         sa.UniqueConstraint("id", name="environments_id"),
     )
-    op.create_index("environments_by_host_state", "environments", ["host", "state"], unique=False)
-    op.create_index("environments_by_pool_state", "environments", ["pool", "state"], unique=False)
+    op.create_index("environments_by_host", "environments", ["host"], unique=False)
+    op.create_index("environments_by_state_pool", "environments", ["state", "pool"], unique=False)
     op.create_table(
         "events",
         sa.Column(
@@ -212,10 +212,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("place"),
         sa.UniqueConstraint("id", name="leases_id"),
     )
-    op.create_index("leases_by_environment_state", "leases", ["environment", "state"], unique=False)
-    op.create_index("leases_by_pool_state", "leases", ["pool", "state"], unique=False)
     op.create_index("leases_by_run", "leases", ["run"], unique=False)
-    op.create_index("leases_by_state", "leases", ["state"], unique=False)
+    op.create_index("leases_by_state_pool", "leases", ["state", "pool"], unique=False)
     op.create_table(
         "reports",
         sa.Column(
@@ -270,7 +268,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="rounds_id"),
     )
     op.create_index("rounds_by_event", "rounds", ["event"], unique=False)
-    op.create_index("rounds_by_forge_number_state", "rounds", ["forge", "number", "state"], unique=False)
+    op.create_index("rounds_by_forge_number", "rounds", ["forge", "number"], unique=False)
     op.create_index("rounds_by_state", "rounds", ["state"], unique=False)
     op.create_table(
         "runs",
@@ -306,6 +304,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("place"),
         sa.UniqueConstraint("id", name="runs_id"),
     )
+    op.create_index("runs_by_environment", "runs", ["environment"], unique=False)
     op.create_index("runs_by_forge_number", "runs", ["forge", "number"], unique=False)
     op.create_index("runs_by_round", "runs", ["round"], unique=False)
     op.create_index("runs_by_state", "runs", ["state"], unique=False)
