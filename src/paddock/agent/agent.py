@@ -1,0 +1,271 @@
+"""One agent from start to stop: its parts, what they wait for, and the words that begin a session.
+
+Effects: journaled by the ledger; enrolment is once, its answer made durable before anything else is said.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from paddock.agent import dialing, identity, settings
+from paddock.agent.conversation import Conversation
+from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.entry import Moment
+from paddock.agent.floor import Floor
+from paddock.agent.identity import Identity
+from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.logs import Logs
+from paddock.agent.settings import Settings
+from paddock.agent.skills import assemble
+from paddock.agent.skills.skill import Deed, Place
+from paddock.agent.skills.system import SOFTWARE, facts
+from paddock.agent.worker import Worker
+from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.hands import faults, links
+from paddock.hands.keeper import boot_id
+from paddock.hands.launcher import Launcher
+from paddock.hands.links import Link
+from paddock.hands.trees import Cgroup
+from paddock.wire.hello import Enrol, Hello, Status
+
+_log = logging.getLogger(__name__)
+
+_PRUNE_EVERY = 3600.0
+_STOP_LIMIT = timedelta(seconds=4)
+
+
+class Agent:
+    """Speaks for one machine. `ready` is set once it serves or dials."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self._settings = chosen
+        self._boot_id = boot_id()
+        self._worker: Worker | None = None
+        self._conversation: Conversation | None = None
+        self._stop = asyncio.Event()
+        self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()))
+        self.ready = asyncio.Event()
+
+    def stop(self) -> None:
+        """Finish what this process is at, then leave; what keepers hold goes on."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Live until `stop`. Refused if another agent lives on the same state."""
+        settings.prepare(self._settings)
+        with settings.locked(self._settings):
+            if self._settings.cgroup is not None:
+                with contextlib.suppress(OSError):
+                    Cgroup(path=self._settings.cgroup).add(0)
+            identity.sign_in(self._settings.state)
+            ledger = await asyncio.to_thread(Ledger.open, self._settings.ledger)
+            logger = logging.getLogger("paddock")
+            logger.addHandler(self._logs)
+            try:
+                async with Launcher() as launcher:
+                    await self._live(ledger, launcher)
+            finally:
+                logger.removeHandler(self._logs)
+                await ledger.close()
+
+    async def _live(self, ledger: Ledger, launcher: Launcher) -> None:
+        if ledger.set_aside is not None:
+            _log.error("the ledger was corrupt, a new one begins", extra={"kept_as": str(ledger.set_aside)})
+        async with asyncio.TaskGroup() as group:
+            place = self._place()
+            async with self._skills(place, ledger) as deeds:
+                worker = Worker(
+                    settings=self._settings,
+                    ledger=ledger,
+                    launcher=launcher,
+                    place=replace(place, running=lambda: worker.count),
+                    deeds=deeds,
+                    group=group,
+                    tell=self._tell,
+                    moment=self._moment,
+                )
+                self._worker = worker
+                self._logs.attach(asyncio.get_running_loop(), worker.news)
+                await worker.recover()
+                speaking = group.create_task(self._speak(worker, ledger, place))
+                pruning = group.create_task(self._prune(ledger))
+                # Waits for: stop; a duty that breaks ends the group, and this with it.
+                await self._stop.wait()
+                await worker.stop(limit=_STOP_LIMIT)
+                speaking.cancel()
+                pruning.cancel()
+                worker.leave()
+
+    def _place(self) -> Place:
+        chosen = self._settings
+        is_machine = bool(chosen.machine)
+        return Place(
+            work=chosen.work,
+            temporary=chosen.temporary,
+            tasks=chosen.tasks,
+            environment=chosen.environment,
+            machine=chosen.machine,
+            address=chosen.address,
+            floor=Floor(chosen.state) if is_machine else None,
+            cgroup=chosen.cgroup,
+        )
+
+    @asynccontextmanager
+    async def _skills(self, place: Place, ledger: Ledger) -> AsyncIterator[dict[str, Deed]]:
+        plain = [name for name in self._settings.skills if name != "local"]
+        deeds = assemble(place, plain)
+        if "local" not in self._settings.skills:
+            yield deeds
+            return
+        from paddock.agent.skills.local import machines
+
+        async with machines.Machines(
+            root=self._settings.state / "machines",
+            server=self._server(),
+            identity=lambda: identity.load(self._settings.state),
+            ledger=ledger,
+        ) as local:
+            yield {**deeds, **local.methods()}
+
+    # Speaking
+
+    async def _speak(self, worker: Worker, ledger: Ledger, place: Place) -> None:
+        if self._settings.line is not None:
+            await self._serve(self._settings.line, worker, ledger, place)
+        else:
+            self.ready.set()
+            await dialing.keep(
+                self._server(), lambda link: self._converse(link, worker, ledger, place), subject="server"
+            )
+
+    def _server(self) -> Server:
+        chosen = self._settings
+        return dialing.server(chosen.server, authorities=chosen.authorities, certificate=chosen.certificate)
+
+    async def _serve(self, path: Path, worker: Worker, ledger: Ledger, place: Place) -> None:
+        """The newest link is the live one: whoever dials again has lost the one before."""
+        live: asyncio.Task[None] | None = None
+
+        async def on_link(link: Link) -> None:
+            nonlocal live
+            before, live = live, asyncio.current_task()
+            if before is not None and not before.done():
+                before.cancel()
+                await asyncio.wait({before})
+            try:
+                reason = await self._converse(link, worker, ledger, place)
+                _log.info("link is over", extra={"subject": "line", "why": reason})
+            except PaddockError as exc:
+                _log.warning("not welcome", extra={"why": exc.message})
+
+        async with links.serve_lines(path, on_link):
+            self.ready.set()
+            await asyncio.Event().wait()
+
+    async def _converse(self, link: Link, worker: Worker, ledger: Ledger, place: Place) -> str:
+        conversation = Conversation(link=link, worker=worker, logs=self._logs)
+        self._conversation = conversation
+        try:
+            return await conversation.run(lambda one: self._open(one, worker, ledger, place))
+        finally:
+            if self._conversation is conversation:
+                self._conversation = None
+
+    async def _open(self, conversation: Conversation, worker: Worker, ledger: Ledger, place: Place) -> None:
+        """The first words: enrolment if there is no identity yet, then hello."""
+        known = None
+        if self._settings.line is None:
+            known = identity.load(self._settings.state) or await self._enrol(conversation, place)
+        hello = Hello(
+            agent=known.agent if known else None,
+            token=(known.new_token or known.token) if known else None,
+            software=SOFTWARE,
+            boot_id=self._boot_id,
+            ledger=ledger.id,
+            skills=self._settings.skills,
+            facts=facts(place),
+            fences=ledger.fences,
+            epoch=ledger.epoch,
+            seq=ledger.seq,
+            tasks=worker.tasks(),
+        )
+        try:
+            await conversation.hello(hello)
+        except Unwelcome:
+            self._fall_back(known)
+            raise
+        _log.info("session began", extra={"agent": known.agent if known else place.machine})
+        if known is not None:
+            await self._settle_token(conversation, known)
+
+    async def _enrol(self, conversation: Conversation, place: Place) -> Identity:
+        if not self._settings.code:
+            raise Refused(f"{self._settings.state}: no identity yet", hint="run it once with --code")
+        enrol = Enrol(code=self._settings.code, facts=facts(place))
+        faults.at("agent.enrolling")
+        answer = await conversation.open("enrol", enrol.params())
+        name, token = answer.get("agent"), answer.get("token")
+        if not isinstance(name, str) or not isinstance(token, str):
+            raise Broken("enrol: the answer names no agent and token")
+        faults.at("agent.enrolled")
+        known = Identity(agent=name, token=token)
+        await asyncio.to_thread(identity.save, self._settings.state, known)
+        return known
+
+    async def _settle_token(self, conversation: Conversation, known: Identity) -> None:
+        """A new token that has said hello is the only one from now on; one that is old is changed."""
+        state = self._settings.state
+        if known.new_token:
+            known = Identity(agent=known.agent, token=known.new_token)
+            await asyncio.to_thread(identity.save, state, known)
+        if identity.age(state, datetime.now(UTC)) < self._settings.rotation:
+            return
+        changing = replace(known, new_token=secrets.token_urlsafe(32))
+        # Ours first: whatever happens to the answer, both are tried.
+        await asyncio.to_thread(identity.save, state, changing)
+        await conversation.ask("token", {"new": changing.new_token})
+
+    def _fall_back(self, known: Identity | None) -> None:
+        """A new token that is not taken was never told to the server: the old one is still good."""
+        if known is not None and known.new_token:
+            identity.save(self._settings.state, Identity(agent=known.agent, token=known.token))
+
+    def _tell(self, status: Status) -> None:
+        if self._conversation is not None:
+            self._conversation.tell(status)
+
+    # Time
+
+    def _moment(self) -> Moment:
+        return Moment(
+            at=datetime.now(UTC),
+            uptime=timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
+            boot_id=self._boot_id,
+        )
+
+    async def _prune(self, ledger: Ledger) -> None:
+        while True:
+            with contextlib.suppress(Unwritable):
+                faults.at("agent.pruning")
+                pruned = await ledger.prune(before=datetime.now(UTC) - self._settings.retention)
+                faults.at("agent.pruned")
+                if pruned:
+                    _log.info("pruned", extra={"entries": pruned})
+            await asyncio.sleep(_PRUNE_EVERY)
+
+
+async def live(chosen: Settings) -> None:
+    """Run an agent until SIGTERM or SIGINT."""
+    agent = Agent(chosen)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    await agent.run()

@@ -1,0 +1,503 @@
+"""The agent's durable memory of commands, fences and epochs: one SQLite file, one writing thread, group commit.
+
+Effects: journaled; it is the journal. A method returns when what it wrote is durable. Steps that wait together
+share one flush, each in a savepoint of its own, so that one of them failing undoes itself alone.
+"""
+
+import asyncio
+import json
+import logging
+import queue
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from paddock.agent.admission import Act, Asked, Decision, Facts, on_command
+from paddock.agent.entry import LIFECYCLE, Entry, Keeper, Moment, Outcome, Signal, State, Stream
+from paddock.core.errors import Broken, Missing
+from paddock.wire.framing import JSON
+from paddock.wire.messages import Code
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_LARGEST_GROUP = 256
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS words (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS fences (environment TEXT PRIMARY KEY, fence INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entries (
+    id TEXT PRIMARY KEY, task TEXT NOT NULL UNIQUE, method TEXT NOT NULL, digest TEXT NOT NULL, seq INTEGER,
+    epoch INTEGER, environment TEXT NOT NULL, fence INTEGER NOT NULL, state TEXT NOT NULL, accepted TEXT NOT NULL,
+    uptime REAL NOT NULL, boot_id TEXT NOT NULL, params TEXT, keeper_pid INTEGER, keeper_started INTEGER, outcome TEXT,
+    acknowledged REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, seq);
+"""
+_COLUMNS = (
+    "id, task, method, digest, seq, epoch, environment, fence, state, accepted, uptime, boot_id, params, keeper_pid, "
+    "keeper_started, outcome"
+)
+
+
+class Unwritable(Broken):
+    """What was to be remembered could not be made durable (a full disk): nothing of it counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admitted:
+    """What was decided; `entry` is the new entry of an Act."""
+
+    decision: Decision
+    entry: Entry | None = None
+
+
+class Ledger:
+    """Open with `Ledger.open(path)`, close with `close`. One process at a time; its caller holds the state's lock."""
+
+    def __init__(self, path: Path, *, connection: sqlite3.Connection, set_aside: Path | None) -> None:
+        self.set_aside = set_aside
+        """Where a corrupt predecessor was put; it is a new ledger then."""
+        self._path = path
+        self._connection = connection
+        self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
+        self._numbers: dict[str, int] = {}
+        self._fences: dict[str, int] = {}
+        self.id = _one(connection, "SELECT value FROM words WHERE name = 'ledger'")
+        self._mirror(connection)
+        self._writer = threading.Thread(target=self._write_on, name="ledger", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or make it. One that is corrupt is renamed and a new one begun: nothing is guessed from its rest."""
+        set_aside = None
+        try:
+            connection = _open(path)
+        except sqlite3.DatabaseError as exc:
+            # OperationalError is a full disk or a missing right: the file may be sound.
+            if isinstance(exc, sqlite3.OperationalError) or not path.exists():
+                raise Broken(f"{path}: {exc}") from exc
+            set_aside = _put_aside(path)
+            _log.error("ledger is corrupt, a new one begins", extra={"why": str(exc), "kept_as": str(set_aside)})
+            connection = _open(path)
+        return cls(path, connection=connection, set_aside=set_aside)
+
+    # What it knows, without waiting
+
+    @property
+    def epoch(self) -> int:
+        """The highest seen."""
+        return self._numbers.get("epoch", 0)
+
+    @property
+    def seq(self) -> int:
+        """The highest seen of a command that was accepted."""
+        return self._numbers.get("seq", 0)
+
+    @property
+    def pruned_below(self) -> int:
+        """A command up to this seq that is not in the ledger is not run."""
+        return self._numbers.get("pruned_below", 0)
+
+    @property
+    def fences(self) -> Mapping[str, int]:
+        """Highest seen per environment."""
+        return dict(self._fences)
+
+    def fence(self, environment: str) -> int:
+        """The highest seen of one environment."""
+        return self._fences.get(environment, 0)
+
+    # What changes it
+
+    async def admit(self, asked: Asked, *, entry: Entry, busy: str = "", floor: int = 0) -> Admitted:
+        """Decide on a command and, where it is to be carried out, record `entry`, epoch, seq and fence with it.
+
+        `floor` is a fence known from elsewhere. Raises Unwritable; then nothing was decided.
+        """
+
+        def step(db: sqlite3.Connection) -> Admitted:
+            found = _find(db, entry.id)
+            owner = db.execute("SELECT id FROM entries WHERE task = ?", (entry.task,)).fetchone()
+            highest = max(_fence(db, asked.environment), floor)
+            facts = Facts(
+                pruned_below=_number(db, "pruned_below"),
+                epoch=_number(db, "epoch"),
+                fence=highest,
+                task_owner=owner[0] if owner else "",
+                busy=busy,
+            )
+            decision = on_command(found, asked, facts)
+            if not isinstance(decision, Act):
+                return Admitted(decision=decision)
+            _insert(db, entry)
+            _raise(db, "epoch", asked.epoch or 0)
+            _raise(db, "seq", asked.seq or 0)
+            if asked.environment:
+                _raise_fence(db, asked.environment, asked.fence)
+            return Admitted(decision=decision, entry=entry)
+
+        return await self._write(step)
+
+    async def raise_fences(self, fences: Mapping[str, int], *, epoch: int = 0) -> None:
+        """Never see less than this again."""
+        if epoch <= self.epoch and all(fence <= self.fence(name) for name, fence in fences.items()):
+            return
+
+        def step(db: sqlite3.Connection) -> None:
+            _raise(db, "epoch", epoch)
+            for environment, fence in fences.items():
+                _raise_fence(db, environment, fence)
+
+        await self._write(step)
+
+    async def start(self, entry: Entry, *, keeper: Keeper | None) -> Entry:
+        """It may run from now on."""
+
+        def step(db: sqlite3.Connection) -> Entry:
+            state = _step(db, entry.id, Signal.START)
+            pid, started = (keeper.pid, keeper.started) if keeper else (None, None)
+            db.execute(
+                "UPDATE entries SET state = ?, keeper_pid = ?, keeper_started = ? WHERE id = ?",
+                (state, pid, started, entry.id),
+            )
+            return replace(entry, state=state, keeper=keeper)
+
+        return await self._write(step)
+
+    async def put_back(self, entry: Entry) -> Entry:
+        """It is proven that nothing of it ran: it may start again."""
+
+        def step(db: sqlite3.Connection) -> Entry:
+            state = _step(db, entry.id, Signal.RETURN)
+            db.execute(
+                "UPDATE entries SET state = ?, keeper_pid = NULL, keeper_started = NULL WHERE id = ?", (state, entry.id)
+            )
+            return replace(entry, state=state, keeper=None)
+
+        return await self._write(step)
+
+    async def keep_params(self, id: str, params: Mapping[str, JSON]) -> None:
+        """Only these are still needed; the others may hold what nobody should find here."""
+        text = json.dumps(params, separators=(",", ":"))
+        await self._write(
+            lambda db: _execute(
+                db, "UPDATE entries SET params = ? WHERE id = ? AND state = ?", (text, id, State.STARTED)
+            )
+        )
+
+    async def finish(self, entry: Entry, outcome: Outcome) -> Entry:
+        """How it ended, before anybody is told."""
+
+        def step(db: sqlite3.Connection) -> Entry:
+            state = _step(db, entry.id, Signal.FINISH)
+            db.execute(
+                "UPDATE entries SET state = ?, outcome = ?, params = NULL WHERE id = ?",
+                (state, _outcome_text(outcome), entry.id),
+            )
+            return replace(entry, state=state, outcome=outcome, params=None)
+
+        return await self._write(step)
+
+    async def acknowledge(self, ids: Sequence[str], *, now: datetime) -> None:
+        """The server has all of these; what is acknowledged or gone already stays so."""
+
+        def step(db: sqlite3.Connection) -> None:
+            for id in ids:
+                found = _find(db, id)
+                if found is not None and LIFECYCLE.allows(found.state, Signal.ACKNOWLEDGE):
+                    state = LIFECYCLE.step(found.state, Signal.ACKNOWLEDGE)
+                    db.execute(
+                        "UPDATE entries SET state = ?, acknowledged = ? WHERE id = ?", (state, now.timestamp(), id)
+                    )
+
+        await self._write(step)
+
+    async def prune(self, *, before: datetime) -> int:
+        """Forget entries acknowledged before a moment; how many. Those without a seq are kept for ever.
+
+        `pruned_below` is durable with the removal, and only a prefix goes: whatever is open keeps all above it known.
+        """
+
+        def step(db: sqlite3.Connection) -> int:
+            kept = db.execute(
+                "SELECT MIN(seq) FROM entries WHERE seq IS NOT NULL AND NOT (state = ? AND acknowledged < ?)",
+                (State.ACKNOWLEDGED, before.timestamp()),
+            ).fetchone()[0]
+            last = db.execute(
+                "SELECT MAX(seq) FROM entries WHERE seq < ?", (kept if kept is not None else 1 << 62,)
+            ).fetchone()[0]
+            if last is None:
+                return 0
+            _raise(db, "pruned_below", last)
+            return db.execute("DELETE FROM entries WHERE seq <= ?", (last,)).rowcount
+
+        return await self._write(step)
+
+    async def number(self, name: str) -> int:
+        """The next number of a counter, from 1, never given twice."""
+
+        def step(db: sqlite3.Connection) -> int:
+            value = _number(db, f"counter.{name}") + 1
+            _raise(db, f"counter.{name}", value)
+            return value
+
+        return await self._write(step)
+
+    async def find(self, id: str) -> Entry | None:
+        """The entry of a command."""
+        return await self._write(lambda db: _find(db, id))
+
+    async def by_task(self, task: str) -> Entry | None:
+        """The entry whose task this is."""
+        return await self._write(lambda db: _first(db, "task = ?", (task,)))
+
+    async def unacknowledged(self) -> list[Entry]:
+        """Everything that is not over, in order of acceptance."""
+        return await self._write(
+            lambda db: _all(db, "state <> ? ORDER BY COALESCE(seq, 0), accepted", (State.ACKNOWLEDGED,))
+        )
+
+    async def close(self) -> None:
+        """Finish what waits, then close. Idempotent."""
+        if self._writer.is_alive():
+            self._waiting.put(None)
+            await asyncio.to_thread(self._writer.join)
+
+    # The writing thread
+
+    async def _write(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        if not self._writer.is_alive():
+            raise Unwritable(f"{self._path}: closed")
+        waiting = _Step(step)
+        self._waiting.put(waiting)
+        return await waiting.answer
+
+    def _write_on(self) -> None:
+        try:
+            while (first := self._waiting.get()) is not None:
+                group, is_last = self._gather(first)
+                self._commit(group)
+                if is_last:
+                    break
+        finally:
+            self._connection.close()
+
+    def _gather(self, first: "_Step[Any]") -> tuple[list["_Step[Any]"], bool]:
+        """What waits already; nobody is waited for."""
+        group = [first]
+        with suppress(queue.Empty):
+            while len(group) < _LARGEST_GROUP:
+                step = self._waiting.get_nowait()
+                if step is None:
+                    return group, True
+                group.append(step)
+        return group, False
+
+    def _commit(self, group: Iterable["_Step[Any]"]) -> None:
+        db = self._connection
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for step in group:
+                step.run(db)
+            db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            failure = Unwritable(f"{self._path}: {exc}")
+            for step in group:
+                step.fail(failure)
+        else:
+            # Before anybody is answered: whoever goes on sees what was written.
+            self._mirror(db)
+        for step in group:
+            step.tell()
+
+    def _mirror(self, db: sqlite3.Connection) -> None:
+        self._numbers = dict(db.execute("SELECT name, value FROM numbers"))
+        self._fences = dict(db.execute("SELECT environment, fence FROM fences"))
+
+
+class _Step(Generic[T]):
+    """Something to do inside a transaction, and whoever waits for it."""
+
+    def __init__(self, act: Callable[[sqlite3.Connection], T]) -> None:
+        self._act = act
+        self._loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[T] = self._loop.create_future()
+        self._value: T | None = None
+        self._failure: BaseException | None = None
+
+    def run(self, db: sqlite3.Connection) -> None:
+        """In a savepoint; what is no fault of the database undoes this step alone."""
+        db.execute("SAVEPOINT step")
+        try:
+            self._value = self._act(db)
+        except sqlite3.Error:
+            raise
+        except Exception as exc:
+            self._failure = exc
+            db.execute("ROLLBACK TO step")
+        db.execute("RELEASE step")
+
+    def fail(self, failure: BaseException) -> None:
+        self._failure = failure
+
+    def tell(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        if self.answer.done():
+            return
+        if self._failure is not None:
+            self.answer.set_exception(self._failure)
+        else:
+            self.answer.set_result(self._value)  # type: ignore[arg-type]
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    fresh = not path.exists()
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA cache_size = -512")
+        connection.executescript(_SCHEMA)
+        said = _one(connection, "PRAGMA quick_check(1)")
+        if said != "ok":
+            raise sqlite3.DatabaseError(said)
+        if connection.execute("SELECT 1 FROM words WHERE name = 'ledger'").fetchone() is None:
+            if not fresh and connection.execute("SELECT 1 FROM entries").fetchone() is not None:
+                raise sqlite3.DatabaseError("it has lost its name")
+            connection.execute("INSERT INTO words VALUES ('ledger', ?)", (f"ledger-{secrets.token_hex(12)}",))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _put_aside(path: Path) -> Path:
+    target = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+    path.rename(target)
+    for suffix in ("-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
+    return target
+
+
+def _one(db: sqlite3.Connection, statement: str) -> str:
+    return str(db.execute(statement).fetchone()[0])
+
+
+def _execute(db: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+    db.execute(statement, values)
+
+
+def _number(db: sqlite3.Connection, name: str) -> int:
+    row = db.execute("SELECT value FROM numbers WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _raise(db: sqlite3.Connection, name: str, value: int) -> None:
+    db.execute(
+        "INSERT INTO numbers VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)",
+        (name, value),
+    )
+
+
+def _fence(db: sqlite3.Connection, environment: str) -> int:
+    row = db.execute("SELECT fence FROM fences WHERE environment = ?", (environment,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _raise_fence(db: sqlite3.Connection, environment: str, fence: int) -> None:
+    db.execute(
+        "INSERT INTO fences VALUES (?, ?) ON CONFLICT (environment) DO UPDATE SET fence = MAX(fence, excluded.fence)",
+        (environment, fence),
+    )
+
+
+def _step(db: sqlite3.Connection, id: str, signal: Signal) -> State:
+    found = _find(db, id)
+    if found is None:
+        raise Missing(f"{id}: is not in the ledger")
+    return LIFECYCLE.step(found.state, signal)
+
+
+def _find(db: sqlite3.Connection, id: str) -> Entry | None:
+    return _first(db, "id = ?", (id,))
+
+
+def _first(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> Entry | None:
+    return next(iter(_all(db, where, values)), None)
+
+
+def _all(db: sqlite3.Connection, where: str, values: tuple[object, ...]) -> list[Entry]:
+    return [_entry(row) for row in db.execute(f"SELECT {_COLUMNS} FROM entries WHERE {where}", values)]
+
+
+def _insert(db: sqlite3.Connection, entry: Entry) -> None:
+    params = None if entry.params is None else json.dumps(entry.params, separators=(",", ":"))
+    moment = entry.accepted
+    values = (entry.id, entry.task, entry.method, entry.digest, entry.seq, entry.epoch, entry.environment, entry.fence)
+    values += (entry.state, moment.at.isoformat(), moment.uptime.total_seconds(), moment.boot_id)  # type: ignore[assignment]
+    db.execute(
+        f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+        (*values, params),
+    )
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(
+        id=row[0],
+        task=row[1],
+        method=row[2],
+        digest=row[3],
+        seq=row[4],
+        epoch=row[5],
+        environment=row[6],
+        fence=row[7],
+        state=State(row[8]),
+        accepted=Moment(at=datetime.fromisoformat(row[9]), uptime=timedelta(seconds=row[10]), boot_id=row[11]),
+        params=None if row[12] is None else json.loads(row[12]),
+        keeper=None if row[13] is None else Keeper(pid=row[13], started=row[14]),
+        outcome=None if row[15] is None else _outcome(json.loads(row[15])),
+    )
+
+
+def _outcome_text(outcome: Outcome) -> str:
+    streams = {name: [stream.path, stream.length] for name, stream in outcome.streams.items()}
+    fields: dict[str, object] = {"result": outcome.result, "streams": streams}
+    if outcome.code is not None:
+        fields |= {"code": outcome.code, "msg": outcome.msg}
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    return Outcome(
+        code=Code(fields["code"]) if "code" in fields else None,
+        msg=fields.get("msg", ""),
+        result=fields["result"],
+        streams={name: Stream(path=path, length=length) for name, (path, length) in fields["streams"].items()},
+    )
+
+
+def peek(path: Path, *, limit: int) -> list[Entry]:
+    """The newest entries, without becoming the writer: for a person, also while an agent lives on it."""
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            return _all(connection, "1 ORDER BY accepted DESC LIMIT ?", (limit,))
+        finally:
+            connection.close()
+    except sqlite3.Error as exc:
+        raise Broken(f"{path}: {exc}") from exc

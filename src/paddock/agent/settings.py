@@ -1,0 +1,85 @@
+"""What an agent is told at its start: where its state is, how it reaches the server, what it may do."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from paddock.core.errors import Broken, Refused
+
+HOST_SKILLS = ("script", "file", "sources", "system", "local")
+MACHINE_SKILLS = ("script", "file", "sources", "system")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A host's agent dials `server`; a machine's agent serves `line`. Exactly one of both is set.
+
+    `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
+    `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
+    """
+
+    state: Path
+    work: Path
+    server: str = ""
+    line: Path | None = None
+    code: str = ""
+    name: str = ""
+    authorities: Path | None = None
+    certificate: Path | None = None
+    environment: str = ""
+    machine: str = ""
+    address: str = ""
+    cgroup: Path | None = None
+    skills: tuple[str, ...] = HOST_SKILLS
+    retention: timedelta = timedelta(days=2)
+    rotation: timedelta = timedelta(days=30)
+    grace: timedelta = timedelta(seconds=5)
+    tasks_at_once: int = 256
+    log_level: str = "info"
+
+    @property
+    def ledger(self) -> Path:
+        """The journal's file."""
+        return self.state / "ledger"
+
+    @property
+    def tasks(self) -> Path:
+        """Each task's directory is below it."""
+        return self.state / "tasks"
+
+    @property
+    def temporary(self) -> Path:
+        """What tasks get as TMPDIR; beside their work, so that an empty work directory is empty."""
+        return self.work.parent / "tmp" if self.machine else self.state / "tmp"
+
+
+def prepare(settings: Settings) -> None:
+    """Make the state directory, for its owner alone. Refused if others could read it and that cannot be changed."""
+    for directory in (settings.state, settings.tasks, settings.temporary):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.work.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if settings.state.stat().st_mode & 0o077:
+        try:
+            settings.state.chmod(0o700)
+        except OSError as exc:
+            raise Refused(f"{settings.state}: open to others, and {exc.strerror}") from exc
+
+
+@contextmanager
+def locked(settings: Settings) -> Iterator[None]:
+    """Be the only agent on this state. Refused while another one is."""
+    handle = os.open(settings.state / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"{settings.state}: another agent runs on it") from None
+        except OSError as exc:
+            raise Broken(f"{settings.state}: {exc.strerror}") from exc
+        yield
+    finally:
+        os.close(handle)

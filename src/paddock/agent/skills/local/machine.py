@@ -1,0 +1,324 @@
+"""One machine of a host: its directories, its agent's process, its channel to the server.
+
+Effects: idempotent. The machine's agent lives in a session of its own and outlives ours; whoever comes after finds
+it by what it signed in its state directory, and starts it again on its ledger if it is dead.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from paddock.agent import dialing
+from paddock.agent import identity as identities
+from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.floor import Floor
+from paddock.agent.identity import Identity
+from paddock.agent.skills.local import census, record
+from paddock.agent.skills.local.census import Looks, Whose
+from paddock.agent.skills.local.record import Record
+from paddock.core.errors import Broken, PaddockError
+from paddock.hands import faults, links, trees
+from paddock.hands.links import Link
+from paddock.hands.trees import Cgroup
+from paddock.wire import messages
+from paddock.wire.hello import Relay
+from paddock.wire.messages import Command, Failure, Success
+
+_log = logging.getLogger(__name__)
+
+_START_LIMIT = timedelta(seconds=20)
+_RELAY_LIMIT = timedelta(seconds=60)
+_FLOOR_LIMIT = timedelta(seconds=3)
+_GRACE = timedelta(milliseconds=500)
+_LOOK_EVERY = 0.01
+_RESTART_AFTER = 1.0
+_ROOT = Path(__file__).parents[4]
+_START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from paddock.agent.__main__ import main; main()"
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PADDOCK_FAULT_ONCE", "PADDOCK_FAULT_ACT")
+
+
+class Machine:
+    """A machine that exists as a directory with a record."""
+
+    def __init__(self, directory: Path, known: Record, *, looks: Looks) -> None:
+        self.directory = directory
+        self.record = known
+        self.related = asyncio.Event()
+        """Set while the server takes what the machine says."""
+        self.work = directory / "work"
+        self._state = directory / "agent"
+        self._temporary = directory / "tmp"
+        self._line = self._state / "line"
+        self._looks = looks
+        self._child: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def agent(self) -> trees.Identity | None:
+        """Its agent's process, if it lives."""
+        return identities.signed_in(self._state)
+
+    # Existing
+
+    async def start(self) -> None:
+        """Its agent lives and serves its line. Broken, with its last words, if it does not come up."""
+        async with self._starting:
+            if self.agent is not None and self._is_served():
+                return
+            if self.agent is None:
+                self._spawn()
+            deadline = asyncio.get_running_loop().time() + _START_LIMIT.total_seconds()
+            while self.agent is None or not self._is_served():
+                if self._child is not None and self._child.poll() is not None and self.agent is None:
+                    raise Broken(f"{self.record.machine}: its agent ended at once: {self._last_words()}")
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Broken(f"{self.record.machine}: its agent does not come up: {self._last_words()}")
+                await asyncio.sleep(_LOOK_EVERY)
+
+    async def supervise(self) -> None:
+        """Start the agent again whenever it is dead; for ever."""
+        while True:
+            try:
+                await self.start()
+                found = self.agent
+                if found is not None:
+                    await _gone(found)
+                    _log.warning("a machine's agent is dead", extra=self._fields())
+            except PaddockError as exc:
+                _log.error("a machine's agent does not start", extra={**self._fields(), "why": exc.message})
+            if self._child is not None:
+                self._child.poll()  # so that a dead child is no zombie
+            await asyncio.sleep(_RESTART_AFTER)
+
+    async def clean(self, *, fence: int) -> int:
+        """End everyone but the agent and its launcher, empty the directories, prove both; how many were ended.
+
+        From here on nothing begins on the machine under a lower fence. Broken, with the reason, if it cannot be proven.
+        """
+        await self._raise_floor(fence)
+        ended = 0
+        # Without a group the look is shared by all cleanings that wait; only where there is somebody, one looks alone.
+        if self._strangers(await self._everyone()):
+            ended = len(await trees.end(lambda: self._strangers(census.find(self._whose())), grace=_GRACE))
+        faults.at("agent.cleaned_processes")
+        for directory in (self.work, self._temporary):
+            if not directory.exists() or any(os.scandir(directory)):
+                await asyncio.to_thread(_empty, directory)
+            if any(os.scandir(directory)):
+                raise Broken(f"{directory}: is not empty after it was emptied")
+        if self._strangers(await self._everyone()):
+            raise Broken(f"{self.record.machine}: processes came back while it was cleaned")
+        return ended
+
+    async def destroy(self) -> None:
+        """Make it not exist. Idempotent."""
+        await trees.end(lambda: census.find(self._whose()), grace=_GRACE)
+        if self._child is not None:
+            self._child.poll()
+        if self.record.cgroup:
+            Cgroup(path=Path(self.record.cgroup)).remove()
+        if self.directory.exists():
+            # The record goes first: a directory without one is swept at the next birth.
+            (self.directory / record.FILE).unlink(missing_ok=True)
+            await asyncio.to_thread(_remove, self.directory)
+
+    def keep(self, known: Record) -> None:
+        """Write the record."""
+        record.save(self.directory, known)
+        self.record = known
+
+    def raise_fence(self, fence: int) -> None:
+        """Remember the highest fence; for machine.list."""
+        self.record = replace(self.record, fence=max(fence, self.record.fence))
+
+    # The channel
+
+    async def relay(self, server: Server, *, known: Identity, fence: int, link: Link) -> str:
+        """Vouch for the machine on a fresh link to the server, then copy both ways; gives the reason of the end."""
+        wanted = Relay(
+            agent=known.agent,
+            token=known.new_token or known.token,
+            environment=self.record.environment,
+            machine=self.record.machine,
+            fence=fence,
+        )
+        try:
+            async with asyncio.timeout(_RELAY_LIMIT.total_seconds()):
+                await link.send(messages.encode(Command(id="relay-1", method="relay", params=wanted.params())))
+                match messages.parse(await link.receive()):
+                    case Success():
+                        pass
+                    case Failure(msg=msg, details=details):
+                        after = details.get("retry_after")
+                        span = timedelta(seconds=after) if isinstance(after, int | float) else None
+                        raise Unwelcome(f"relay: {msg}", retry_after=span)
+                    case other:
+                        raise Broken(f"relay: answered by {type(other).__name__}")
+                await self.start()
+                guest = await links.connect(f"unix:{self._line}")
+        except TimeoutError:
+            await link.close("relay: no answer")
+            raise Broken("relay: no answer") from None
+        except BaseException:
+            await link.close("relay: not taken")
+            raise
+        self.related.set()
+        try:
+            await links.relay(link, guest)
+        finally:
+            self.related.clear()
+            # Cancelled, the relay has closed neither.
+            await guest.close("relay over")
+            await link.close("relay over")
+        return "relay over"
+
+    async def keep_relayed(
+        self, server: Server, *, who: Callable[[], Identity | None], fence_of: Callable[[str], int]
+    ) -> None:
+        """Relay for ever."""
+
+        async def speak(link: Link) -> str:
+            known = who()
+            if known is None:
+                await link.close("no identity yet")
+                raise Broken("relay: the host has no identity yet")
+            return await self.relay(server, known=known, fence=fence_of(self.record.environment), link=link)
+
+        await dialing.keep(server, speak, subject=f"{self.record.environment}/{self.record.machine}")
+
+    # Its processes
+
+    def _whose(self) -> Whose:
+        group = Cgroup(path=Path(self.record.cgroup)) if self.record.cgroup else None
+        return Whose(
+            environment=self.record.environment,
+            machine=self.record.machine,
+            directory=self.directory,
+            group=group,
+            agent=self.agent,
+        )
+
+    async def _everyone(self) -> list[trees.Identity]:
+        whose = self._whose()
+        return whose.group.procs() if whose.group else census.members(whose, await self._looks.fresh())
+
+    def _strangers(self, everyone: list[trees.Identity]) -> list[trees.Identity]:
+        """Everyone but the agent and its own children, of which it has one: the launcher."""
+        agent = self.agent
+        if agent is None:
+            return everyone
+        return [one for one in everyone if one != agent and not census.is_child(one, agent)]
+
+    async def _raise_floor(self, fence: int) -> None:
+        floor = Floor(self._state)
+        try:
+            await floor.rise(fence, limit=_FLOOR_LIMIT)
+        except Broken:
+            # It is stuck in something that it began under the old fence: its supervisor starts it again.
+            agent = self.agent
+            if agent is not None:
+                await trees.end(lambda: [agent], grace=timedelta())
+            await floor.rise(fence, limit=_FLOOR_LIMIT)
+
+    # Its agent
+
+    def _spawn(self) -> None:
+        if self._child is not None:
+            self._child.poll()
+        for directory in (self._state, self._temporary):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self.work.mkdir(mode=0o755, exist_ok=True)
+        known = self.record
+        words = ["run", "--line", f"unix:{self._line}", "--state", str(self._state), "--work", str(self.work)]
+        words += ["--environment", known.environment, "--machine", known.machine, "--address", known.address]
+        words += ["--cgroup", known.cgroup] if known.cgroup else []
+        _log.info("starting a machine's agent", extra=self._fields())
+        with (self.directory / "agent.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-S", "-c", _START, str(_ROOT), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env=self._environment(),
+                start_new_session=True,
+            )
+
+    def _environment(self) -> dict[str, str]:
+        env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # A crash point is armed in one kind of process: keepers' by the usual name, agents' of machines by their own.
+        point = os.environ.get("PADDOCK_FAULT", "")
+        point = os.environ.get("PADDOCK_MACHINE_FAULT") or (point if point.startswith("keeper.") else "")
+        if point:
+            env["PADDOCK_FAULT"] = point
+        marks = {"PADDOCK_ENVIRONMENT": self.record.environment, "PADDOCK_MACHINE": self.record.machine}
+        return {**env, **marks, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def _is_served(self) -> bool:
+        try:
+            return stat.S_ISSOCK(self._line.stat().st_mode)
+        except OSError:
+            return False
+
+    def _last_words(self) -> str:
+        with suppress(OSError):
+            lines = (self.directory / "agent.log").read_text("utf-8", "replace").strip().splitlines()
+            return lines[-1][:500] if lines else "it said nothing"
+        return "it said nothing"
+
+    def _fields(self) -> dict[str, str]:
+        return {"environment": self.record.environment, "machine": self.record.machine}
+
+
+async def _gone(identity: trees.Identity) -> None:
+    """Wait until a process, child or not, has ended."""
+    loop = asyncio.get_running_loop()
+    try:
+        handle = os.pidfd_open(identity.pid)
+    except ProcessLookupError:
+        return
+    ended = asyncio.Event()
+    loop.add_reader(handle, ended.set)
+    try:
+        if trees.is_alive(identity):
+            await ended.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
+def _empty(directory: Path) -> None:
+    """A new empty directory in the place of what was there."""
+    _remove(directory)
+    directory.mkdir(mode=0o755 if directory.name == "work" else 0o700)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a tree that its owner may have closed to himself. Links are removed, not followed. Broken if it stays."""
+    if not directory.exists():
+        return
+    if directory.is_symlink() or not directory.is_dir():
+        directory.unlink()
+        return
+    shutil.rmtree(directory, ignore_errors=True)
+    if not directory.exists():
+        return
+    for top, names, _ in os.walk(directory):
+        os.chmod(top, 0o700)
+        for name in names:
+            with suppress(OSError):
+                if not os.path.islink(os.path.join(top, name)):
+                    os.chmod(os.path.join(top, name), 0o700)
+    try:
+        shutil.rmtree(directory)
+    except OSError as exc:
+        raise Broken(f"{exc.filename}: {exc.strerror}") from exc

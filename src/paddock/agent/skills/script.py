@@ -1,0 +1,126 @@
+"""Runs a script or a command as a process tree of its own; its output is a stream, its exit the result.
+
+Effects: journaled; the ledger knows the keeper before its gate opens.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from paddock.agent.entry import Outcome
+from paddock.agent.skills.skill import Call, Deed, Place, Program, output_of
+from paddock.core.errors import Refused
+from paddock.hands.exit import Exit, Reason
+from paddock.hands.order import Order
+from paddock.wire.framing import JSON
+from paddock.wire.messages import Code
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RESULTS = "PADDOCK_RESULTS"
+
+
+def methods(place: Place) -> Mapping[str, Deed]:
+    """script.run."""
+    return {"script.run": Program(prepare=lambda call: prepare(place, call), conclude=conclude, keep=("background",))}
+
+
+def prepare(place: Place, call: Call) -> Order:
+    """The order of a script.run; its text lies in the task's directory. Refused if it cannot start as asked."""
+    call.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cwd = place.resolve(call.text("cwd", "."))
+    cwd.mkdir(parents=True, exist_ok=True)
+    return Order(
+        task=call.task,
+        directory=call.directory,
+        argv=_command(place, call),
+        env=variables(place, call.table("env")),
+        cwd=cwd,
+        stdin=call.text("stdin").encode(),
+        limit=call.limit,
+        grace=call.seconds("grace", 10),
+        umask=call.number("umask", 0o022),
+        user=call.text("user") or None,
+        output_limit=call.number("output_limit", 1 << 30),
+        background=call.params.get("background") is True,
+        cgroup=group_of(place, call.task),
+    )
+
+
+def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a task: a few plain ones of ours, then what was given, then what nobody may change."""
+    env = {
+        "PATH": os.environ.get("PATH", _PATH),
+        "LANG": os.environ.get("LANG", "C.UTF-8"),
+        "HOME": str(place.work) if place.machine else os.environ.get("HOME", str(place.work)),
+        "TMPDIR": str(place.temporary),
+        _RESULTS: "results",
+        **given,
+        "PADDOCK_WORK": str(place.work),
+    }
+    if place.machine:
+        env |= {"PADDOCK_ENVIRONMENT": place.environment, "PADDOCK_MACHINE": place.machine}
+        if place.address:
+            env["PADDOCK_ADDRESS"] = place.address
+    # The server does not know where a machine's directory lies: what it says of results is relative to it.
+    results = place.resolve(env[_RESULTS])
+    if place.machine or _RESULTS in given:
+        results.mkdir(parents=True, exist_ok=True)
+    env[_RESULTS] = str(results)
+    return env
+
+
+def group_of(place: Place, task: str) -> Path | None:
+    """A control group for one task, below the machine's; the id is hashed, as it may hold what a file name may not."""
+    if place.cgroup is None:
+        return None
+    return place.cgroup / f"t-{hashlib.sha256(task.encode()).hexdigest()[:16]}"
+
+
+def conclude(call: Call, ended: Exit) -> Outcome:
+    """What the keeper's record means."""
+    streams = output_of(call, ended)
+    result: dict[str, JSON] = {"dropped": ended.dropped}
+    if ended.exit is not None:
+        result["exit"] = ended.exit
+    elif ended.signal is not None:
+        result["signal"] = ended.signal
+    if not ended.ran or ended.reason is Reason.BROKEN:
+        return Outcome(code=Code.FAILED, msg=ended.message or "it never ran", streams=streams)
+    match ended.reason:
+        case Reason.LIMIT:
+            return Outcome(code=Code.TIMED_OUT, msg=f"{call.task}: its limit ended it", streams=streams)
+        case Reason.CANCELLED if call.params.get("background") is not True:
+            return Outcome(code=Code.CANCELLED, msg=f"{call.task}: was cancelled", streams=streams)
+    return Outcome(result=result, streams=streams)
+
+
+def _command(place: Place, call: Call) -> tuple[str, ...]:
+    if argv := call.texts("argv"):
+        return argv
+    interpreter = call.text("interpreter", "/bin/sh -e").split()
+    if not interpreter:
+        raise Refused("interpreter: names no program")
+    return (*interpreter, str(_write_script(place, call)))
+
+
+def _write_script(place: Place, call: Call) -> Path:
+    """The script as a file that its user can read; nobody else can."""
+    user = call.text("user")
+    # Another user cannot enter our state directory: there the script lies among the temporary files.
+    path = call.directory / "script" if not user else place.temporary / f"script-{os.urandom(8).hex()}"
+    handle = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(call.text("run").encode())
+        if user and os.geteuid() == 0:
+            _give(file.fileno(), user)
+    return path
+
+
+def _give(handle: int, user: str) -> None:
+    import pwd
+
+    try:
+        os.fchown(handle, pwd.getpwnam(user).pw_uid, -1)
+    except KeyError:
+        raise Refused(f"user {user}: unknown") from None

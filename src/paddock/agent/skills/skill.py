@@ -1,0 +1,149 @@
+"""What a skill is: methods by name, each a read, a work of this process, or a program under a keeper."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from paddock.agent.entry import Outcome, Stream
+from paddock.agent.floor import Floor
+from paddock.core.errors import PaddockError, Refused, Stale
+from paddock.hands.exit import Exit
+from paddock.hands.order import Order
+from paddock.wire.fields import BadParams
+from paddock.wire.framing import JSON
+from paddock.wire.messages import Code
+
+OUTPUT_STREAM = "out"
+"""The stream of what a program prints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a skill works. Relative paths of params lie below `work`; on a machine none of them leaves it."""
+
+    work: Path
+    temporary: Path
+    tasks: Path
+    environment: str = ""
+    machine: str = ""
+    address: str = ""
+    floor: Floor | None = None
+    cgroup: Path | None = None
+    """The machine's own group; each task gets one below it."""
+    running: Callable[[], int] = lambda: 0
+    """How many tasks run now."""
+
+    def resolve(self, path: str) -> Path:
+        """A param's path as an absolute one. Refused on a machine if it leads out of the machine's directory."""
+        wanted = Path(os.path.normpath(self.work / path))
+        if self.machine and wanted != self.work and self.work not in wanted.parents:
+            raise Refused(f"{path}: lies outside of the machine's directory")
+        return wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One command as a skill sees it: validated params with defaults, and the task's own directory, made at need."""
+
+    task: str
+    method: str
+    params: Mapping[str, JSON] = field(repr=False)
+    environment: str
+    fence: int
+    directory: Path
+    limit: timedelta | None = None
+    """What is left of the command's limit."""
+
+    def text(self, name: str, otherwise: str = "") -> str:
+        """A text param that the table has checked."""
+        value = self.params.get(name)
+        return otherwise if value is None else str(value)
+
+    def number(self, name: str, otherwise: int = 0) -> int:
+        """An integer param that the table has checked."""
+        value = self.params.get(name)
+        return value if isinstance(value, int) else otherwise
+
+    def seconds(self, name: str, otherwise: float = 0) -> timedelta:
+        """A duration param that the table has checked."""
+        value = self.params.get(name)
+        return timedelta(seconds=value if isinstance(value, int | float) else otherwise)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts that the table has checked."""
+        value = self.params.get(name)
+        return tuple(str(element) for element in value) if isinstance(value, list | tuple) else ()
+
+    def table(self, name: str) -> dict[str, str]:
+        """A map of texts that the table has checked."""
+        value = self.params.get(name)
+        return {key: str(element) for key, element in value.items()} if isinstance(value, Mapping) else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """Changes nothing; its result is the answer."""
+
+    answer: Callable[[Call], Awaitable[Mapping[str, JSON]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Done inside the agent's process; a crash of it leaves `interrupted`. Cancelled by cancelling the coroutine."""
+
+    act: Callable[[Call], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A process tree under a keeper. `prepare` may be called again for a task that did not run.
+
+    `keep` names the params that `conclude` needs: the others are forgotten once it has started.
+    """
+
+    prepare: Callable[[Call], Order]
+    conclude: Callable[[Call, Exit], Outcome]
+    keep: tuple[str, ...] = ()
+
+
+Deed: TypeAlias = Read | Work | Program
+
+
+def code_of(exc: Exception) -> Code:
+    """The one table from what is raised on purpose to the codes of a failed command."""
+    match exc:
+        case BadParams():
+            return Code.BAD_PARAMS
+        case Stale():
+            return Code.STALE
+        case Refused():
+            return Code.REFUSED
+    return Code.FAILED
+
+
+def failure(exc: Exception) -> Outcome:
+    """How a command ended whose skill raised."""
+    if isinstance(exc, PaddockError):
+        return Outcome(code=code_of(exc), msg=exc.message)
+    if isinstance(exc, OSError):
+        return Outcome(code=Code.FAILED, msg=f"{exc.filename or exc.__class__.__name__}: {exc.strerror}")
+    return Outcome(code=Code.FAILED, msg=f"{type(exc).__name__}: {exc}")
+
+
+def output_of(call: Call, ended: Exit) -> dict[str, Stream]:
+    """What a program printed, as the task's one stream."""
+    return {OUTPUT_STREAM: Stream(path=str(call.directory / "output"), length=ended.output)}
+
+
+async def in_thread(act: Callable[[], Outcome]) -> Outcome:
+    """Disk work beside the loop. A thread cannot be ended: cancelled, this waits for it, lest it acts later."""
+    job = asyncio.ensure_future(asyncio.to_thread(act))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait({job})
+        raise
