@@ -1,0 +1,217 @@
+"""The HTTP API as values: each call names method, path, body and shape of the answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+from paddock.wire import shapes
+
+API = "/api/v1"
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call(Generic[S]):
+    """One request. `shape` is what its answer is read as. `wait`: seconds that the server may take on purpose.
+
+    `is_safe`: sent again after a connection that broke, because twice is the same as once.
+    """
+
+    method: str
+    path: str
+    shape: type[S]
+    body: object = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    wait: float = 0.0
+    is_safe: bool = False
+
+
+def _read(path: str, shape: type[S], *, wait: float = 0.0, **query: object) -> Call[S]:
+    said = {key: str(value) for key, value in query.items() if value not in (None, "")}
+    if wait:
+        said["wait"] = f"{wait:g}"
+    return Call(method="GET", path=f"{API}{path}", shape=shape, query=said, wait=wait, is_safe=True)
+
+
+def _ask(path: str, shape: type[S], body: object = None, *, wait: float = 0.0, is_safe: bool = False) -> Call[S]:
+    told = {} if body is None else shapes.plain(body)
+    return Call(method="POST", path=f"{API}{path}", shape=shape, body=told, wait=wait, is_safe=is_safe)
+
+
+def _part(text: str) -> str:
+    """One segment of a path, whatever somebody typed."""
+    return quote(text, safe="")
+
+
+def whoami() -> Call[shapes.Whoami]:
+    return _read("/whoami", shapes.Whoami)
+
+
+# ---- leases ----------------------------------------------------------------------------------------------------------
+
+
+def acquire(pool: str, *, ttl: float, holder: str = "", wait: float = 0.0) -> Call[shapes.Lease]:
+    """Ask for an environment. Granted, queued or impossible; `wait` seconds (at most 60) for the grant."""
+    body = shapes.AcquireLease(pool=pool, ttl=ttl, holder=holder, wait=wait)
+    return _ask("/leases", shapes.Lease, body, wait=wait)
+
+
+def leases(
+    *, below: str | None = None, state: str = "", pool: str = "", limit: int | None = None
+) -> Call[shapes.Leases]:
+    return _read("/leases", shapes.Leases, below=below, state=state, pool=pool, limit=limit)
+
+
+def lease(id: str, *, wait: float = 0.0) -> Call[shapes.Lease]:
+    """One lease; with `wait`, answered when it stops being queued or after so many seconds."""
+    return _read(f"/leases/{_part(id)}", shapes.Lease, wait=wait)
+
+
+def why(id: str) -> Call[shapes.WhyLease]:
+    return _read(f"/leases/{_part(id)}/why", shapes.WhyLease)
+
+
+def renew(id: str, *, fence: int, ttl: float | None = None) -> Call[shapes.Lease]:
+    body = shapes.RenewLease(fence=fence, ttl=ttl)
+    return _ask(f"/leases/{_part(id)}/renew", shapes.Lease, body, is_safe=True)
+
+
+def release(id: str, *, fence: int) -> Call[shapes.Lease]:
+    """Give it back. Released before under the same fence is the same answer again."""
+    return _ask(f"/leases/{_part(id)}/release", shapes.Lease, shapes.ReleaseLease(fence=fence), is_safe=True)
+
+
+def cancel_lease(id: str) -> Call[shapes.Lease]:
+    return _ask(f"/leases/{_part(id)}/cancel", shapes.Lease)
+
+
+# ---- environments and hosts ------------------------------------------------------------------------------------------
+
+
+def environments(*, below: str | None = None, state: str = "", pool: str = "") -> Call[shapes.Environments]:
+    return _read("/environments", shapes.Environments, below=below, state=state, pool=pool)
+
+
+def environment(id: str) -> Call[shapes.EnvironmentDetail]:
+    return _read(f"/environments/{_part(id)}", shapes.EnvironmentDetail)
+
+
+def hold(id: str, *, ttl: float) -> Call[shapes.Environment]:
+    return _ask(f"/environments/{_part(id)}/hold", shapes.Environment, shapes.HoldEnvironment(ttl=ttl))
+
+
+def release_environment(id: str) -> Call[shapes.Environment]:
+    return _ask(f"/environments/{_part(id)}/release", shapes.Environment)
+
+
+def quarantine(id: str, *, reason: str) -> Call[shapes.Environment]:
+    return _ask(f"/environments/{_part(id)}/quarantine", shapes.Environment, shapes.Because(reason=reason))
+
+
+def clean(id: str) -> Call[shapes.Environment]:
+    return _ask(f"/environments/{_part(id)}/clean", shapes.Environment)
+
+
+def hosts(*, below: str | None = None) -> Call[shapes.Hosts]:
+    return _read("/hosts", shapes.Hosts, below=below)
+
+
+def host(name: str) -> Call[shapes.HostDetail]:
+    return _read(f"/hosts/{_part(name)}", shapes.HostDetail)
+
+
+def drain_host(name: str) -> Call[shapes.Host]:
+    return _ask(f"/hosts/{_part(name)}/drain", shapes.Host)
+
+
+def resume_host(name: str) -> Call[shapes.Host]:
+    return _ask(f"/hosts/{_part(name)}/resume", shapes.Host)
+
+
+def agents(*, below: str | None = None) -> Call[shapes.Agents]:
+    return _read("/agents", shapes.Agents, below=below)
+
+
+def agent(id: str) -> Call[shapes.AgentDetail]:
+    return _read(f"/agents/{_part(id)}", shapes.AgentDetail)
+
+
+# ---- runs, rounds, changes, events -----------------------------------------------------------------------------------
+
+
+def runs(
+    *, below: str | None = None, state: str = "", job: str = "", project: str = "", limit: int | None = None
+) -> Call[shapes.Runs]:
+    return _read("/runs", shapes.Runs, below=below, state=state, job=job, project=project, limit=limit)
+
+
+def run(id: str) -> Call[shapes.RunDetail]:
+    return _read(f"/runs/{_part(id)}", shapes.RunDetail)
+
+
+def retry(id: str) -> Call[shapes.Run]:
+    return _ask(f"/runs/{_part(id)}/retry", shapes.Run)
+
+
+def cancel_run(id: str, *, reason: str = "") -> Call[shapes.Run]:
+    return _ask(f"/runs/{_part(id)}/cancel", shapes.Run, shapes.Because(reason=reason))
+
+
+def lines(id: str, *, machine: str = "", cursor: str = "", limit: int = 1000, wait: float = 0.0) -> Call[shapes.Lines]:
+    """Lines of all logs of a run in the order of time, from `cursor` on; with `wait`, as soon as there are some.
+
+    The cursor `end` begins with about the last `limit` lines.
+    """
+    return _read(f"/runs/{_part(id)}/lines", shapes.Lines, wait=wait, cursor=cursor, limit=limit, machine=machine)
+
+
+def round(id: str) -> Call[shapes.Round]:
+    return _read(f"/rounds/{_part(id)}", shapes.Round)
+
+
+def change(forge: str, number: int) -> Call[shapes.ChangeDetail]:
+    return _read(f"/changes/{_part(forge)}/{number}", shapes.ChangeDetail)
+
+
+def events(
+    *, below: str | None = None, state: str = "", project: str = "", limit: int | None = None
+) -> Call[shapes.Events]:
+    return _read("/events", shapes.Events, below=below, state=state, project=project, limit=limit)
+
+
+def event(id: str) -> Call[shapes.EventDetail]:
+    return _read(f"/events/{_part(id)}", shapes.EventDetail)
+
+
+def reports(*, below: str | None = None) -> Call[shapes.Reports]:
+    return _read("/reports", shapes.Reports, below=below)
+
+
+# ---- operating -------------------------------------------------------------------------------------------------------
+
+
+def tokens(*, below: str | None = None) -> Call[shapes.Tokens]:
+    return _read("/tokens", shapes.Tokens, below=below)
+
+
+def create_token(name: str, *, role: str, ttl: float | None = None) -> Call[shapes.MadeToken]:
+    return _ask("/tokens", shapes.MadeToken, shapes.NewToken(name=name, role=role, ttl=ttl))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing:
+    """The answer of a call that has nothing to tell."""
+
+
+def revoke_token(name: str) -> Call[Nothing]:
+    return Call(method="DELETE", path=f"{API}/tokens/{_part(name)}", shape=Nothing)
+
+
+def enrol(host: str, *, ttl: float) -> Call[shapes.MadeEnrolment]:
+    return _ask("/enrolments", shapes.MadeEnrolment, shapes.NewEnrolment(host=host, ttl=ttl))
+
+
+def drain() -> Call[shapes.Drain]:
+    return _ask("/drain", shapes.Drain)
