@@ -1,0 +1,1 @@
+"""The terminal: nouns then verbs, one file a noun."""

@@ -1,0 +1,134 @@
+"""`paddock host`: the machines that carry environments."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from paddock.cli.connection import asks, every
+from paddock.cli.grammar import Noun, verb
+from paddock.cli.naming import choose
+from paddock.cli.spans import SPAN
+
+if TYPE_CHECKING:
+    from paddock.client import Client
+    from paddock.wire.shapes import Host
+
+_STATE = "/var/lib/paddock-agent"
+
+host = Noun("host", help="Hosts: machines that carry environments.", example="paddock host list")
+
+
+def _name(client: "Client", typed: str) -> str:
+    from paddock.client import calls
+
+    return choose("host", typed, [(row.name, ()) for row in every(client, lambda below: calls.hosts(below=below))])
+
+
+@verb(host, "list", example="paddock host list")
+@asks
+def list_(client: "Client", as_json: bool) -> None:
+    """Hosts and whether they can be asked."""
+    from paddock.cli import painting
+    from paddock.client import calls
+
+    rows = every(client, lambda below: calls.hosts(below=below))
+    if as_json:
+        return painting.tell_all(rows)
+    painting.table(
+        ("name", "state", "since", "skills", "agent", "note"),
+        [(row.name, row.state, painting.ago(row.since), " ".join(row.skills), row.agent, _note(row)) for row in rows],
+        empty="no hosts; write one into the configuration, then: paddock host add NAME",
+    )
+
+
+def _note(row: "Host") -> str:
+    return f"drained by {row.drained_by}" if row.drained_by else row.reason
+
+
+@verb(host, "show", example="paddock host show local")
+@click.argument("name")
+@asks
+def show(client: "Client", name: str, as_json: bool) -> None:
+    """One host and what it carries."""
+    from paddock.cli import painting
+    from paddock.client import calls
+
+    row = client.send(calls.host(_name(client, name)))
+    if as_json:
+        return painting.tell(row)
+    painting.fields(
+        f"host {row.name}",
+        [
+            ("state", row.state),
+            ("since", painting.ago(row.since)),
+            ("skills", " ".join(row.skills)),
+            ("agent", row.agent),
+            ("note", _note(row)),
+        ],
+    )
+    painting.print_line("")
+    painting.table(
+        ("id", "pool", "state", "since", "lease"),
+        [(each.id, each.pool, each.state, painting.ago(each.since), each.lease) for each in row.environments],
+        empty="it carries no environment now",
+    )
+
+
+@verb(host, "add", example="paddock host add local")
+@click.argument("name")
+@click.option("--ttl", type=SPAN, default="1h", show_default=True, help="How long the code may be used.")
+@asks
+def add(client: "Client", name: str, ttl: float, as_json: bool) -> None:
+    """Make a code with which one agent may join as a host, and print the command that uses it."""
+    from paddock.cli import painting
+    from paddock.client import calls
+
+    made = client.send(calls.enrol(name, ttl=ttl))
+    command = f"paddock agent run --server {door(client.place.url)} --state {_STATE} --code {made.code}"
+    if as_json:
+        return painting.tell({"host": made.host, "code": made.code, "ttl": made.ttl, "command": command})
+    painting.print_line(f"On the machine that is to be {made.host}, within {_spell(made.ttl)}, once:")
+    painting.print_line("")
+    painting.print_line(f"  {command}")
+
+
+def door(url: str) -> str:
+    """Where agents dial, at a server of this address: `https://ci.example.org` → `wss://ci.example.org/agent`."""
+    return f"ws{url.removeprefix('http')}/agent"
+
+
+def _spell(seconds: float) -> str:
+    from datetime import timedelta
+
+    from paddock.core.report import spell
+
+    return spell(timedelta(seconds=seconds))
+
+
+@verb(host, "drain", example="paddock host drain vm-1")
+@click.argument("name")
+@asks
+def drain(client: "Client", name: str, as_json: bool) -> None:
+    """Lend nothing new of a host; what is lent stays until it is given back."""
+    from paddock.client import calls
+
+    _answer(client.send(calls.drain_host(_name(client, name))), as_json=as_json)
+
+
+@verb(host, "resume", example="paddock host resume vm-1")
+@click.argument("name")
+@asks
+def resume(client: "Client", name: str, as_json: bool) -> None:
+    """Lend a drained host again."""
+    from paddock.client import calls
+
+    _answer(client.send(calls.resume_host(_name(client, name))), as_json=as_json)
+
+
+def _answer(row: "Host", *, as_json: bool) -> None:
+    from paddock.cli import painting
+
+    if as_json:
+        painting.tell(row)
+    else:
+        painting.print_line(f"host {row.name}: {row.state}{f', {_note(row)}' if _note(row) else ''}")
