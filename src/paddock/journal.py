@@ -1,4 +1,4 @@
-"""The program's own log: one line an event, constant text, ids as fields, secrets taken out where it enters."""
+"""The program's own log: one line an event, ids as fields, secrets taken out."""
 
 import json
 import logging

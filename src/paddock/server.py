@@ -24,6 +24,7 @@ from paddock.core import access
 from paddock.core.access import Role, Token
 from paddock.core.configuration import Configuration, ForgeKind
 from paddock.core.configuration import Forge as ForgeSettings
+from paddock.core.configuration import Server as ServerSettings
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.engine.admission import greet_nobody
 from paddock.engine.attending import Attending
@@ -217,7 +218,7 @@ class Server:
             return
         self._ailing.pop("configuration", None)
         server = replace(fresh.server, listen=self._configuration.server.listen, state=str(self._state))
-        if fresh.server.public_url == Configuration().server.public_url:
+        if _follows_listen(fresh.server):
             server = replace(server, public_url=self._configuration.server.public_url)
         before = self._configuration
         self._configuration = replace(fresh, server=server)
@@ -347,10 +348,18 @@ def _settle(configuration: Configuration, sock: socket.socket) -> Configuration:
     state = Path(configuration.server.state).absolute()
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     server = replace(configuration.server, listen=address, state=str(state))
-    if server.public_url == Configuration().server.public_url:
-        scheme = "https" if server.certificate else "http"
-        server = replace(server, public_url=f"{scheme}://{address}")
+    if _follows_listen(configuration.server):
+        server = replace(server, public_url=f"{_scheme(server)}://{address}")
     return replace(configuration, server=server)
+
+
+def _follows_listen(server: ServerSettings) -> bool:
+    """Whether the public address is just the one that is listened on, as the loader makes it unless it is told."""
+    return server.public_url == f"{_scheme(server)}://{server.listen}"
+
+
+def _scheme(server: ServerSettings) -> str:
+    return "https" if server.certificate else "http"
 
 
 def bind(listen: str) -> socket.socket:
@@ -358,7 +367,8 @@ def bind(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named: asyncio sets TCP_NODELAY only where it is, else an answer waits 40 ms for its second half.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, int(port)))

@@ -1,1 +1,1 @@
-"""The program on a machine that dials out, carries out commands at most once, and tells what came of them."""
+"""The program on a machine that dials out and carries out commands at most once."""

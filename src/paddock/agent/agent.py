@@ -1,4 +1,4 @@
-"""One agent from start to stop: its parts, what they wait for, and the words that begin a session.
+"""One agent from start to stop: its parts, and the words that begin a session.
 
 Effects: journaled by the ledger; enrolment is once, its answer made durable before anything else is said.
 """

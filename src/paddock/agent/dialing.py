@@ -1,4 +1,4 @@
-"""Keeps a link to the server: dials, lets somebody speak, and dials again with growing patience, for ever.
+"""Keeps a link to the server: dials, lets somebody speak, and dials again, for ever.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""The lowest fence that may still act on a machine, shared by its agent and its host's agent through a file.
+"""The lowest fence that may act on a machine, shared by its agent and its host's.
 
 Effects: idempotent. The host raises it before it cleans; the machine's agent holds it shared while something begins. So
 when the host has raised it, whatever began earlier can be seen, and nothing begins under the fence that is over.

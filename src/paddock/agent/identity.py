@@ -1,4 +1,4 @@
-"""Who the agent is: name and token to its server, pid to its host; in files that only its owner reads.
+"""Who the agent is: name and token, in files that only its owner reads.
 
 Effects: idempotent; the file appears whole or not at all.
 """

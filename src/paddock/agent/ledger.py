@@ -1,4 +1,4 @@
-"""The agent's durable memory of commands, fences and epochs: one SQLite file, one writing thread, group commit.
+"""The agent's durable memory of commands, fences and epochs, in one SQLite file.
 
 Effects: journaled; it is the journal. A method returns when what it wrote is durable. Steps that wait together
 share one flush, each in a savepoint of its own, so that one of them failing undoes itself alone.

@@ -1,4 +1,4 @@
-"""The agent's own log lines on their way to the server: in order, limited in rate, kept while it is away.
+"""The agent's own log lines on their way to the server, in order and limited in rate.
 
 Effects: none; what is over the room or the rate is dropped and counted, and the count is told.
 """

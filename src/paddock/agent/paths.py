@@ -1,4 +1,4 @@
-"""Opens files without ever following a symbolic link: each component is looked at before it is entered.
+"""Opens files without ever following a symbolic link.
 
 Effects: none.
 """

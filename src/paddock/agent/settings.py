@@ -1,4 +1,4 @@
-"""What an agent is told at its start: where its state is, how it reaches the server, what it may do."""
+"""What an agent is told at its start: its state, its server, what it may do."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Which bytes of which output go next: offsets sent and acknowledged, a window a task, everybody in turn.
+"""Which bytes of which output go next: offsets sent and acknowledged, a window a task.
 
 Effects: none; it reads the files in which tasks and skills left their output. What was not acknowledged is sent again.
 """

@@ -1,4 +1,4 @@
-"""Carries out commands: admitted by the ledger, held by keepers, told until they are acknowledged.
+"""Carries out commands: admitted by the ledger, held by keepers, told until acknowledged.
 
 Effects: journaled. accepted → forked at its gate → started → gate open → finished → told → acknowledged; the ledger is
 written before each step that the world sees, and at birth each entry is taken up where it stands.

@@ -1,4 +1,4 @@
-"""An order to an agent with a globally unique id, executed at most once, as the server keeps it."""
+"""An order to an agent, executed at most once, as the server keeps it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What an operator configured, as core values; `where` fields say which line of the file decided."""
+"""What an operator configured, as core values that know the line they came from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Something that happened to a change, to a stream or by hand, as it was heard and as it was understood."""
+"""Something that happened, to a change, a stream or by hand: as heard and as understood."""
 
 from dataclasses import dataclass
 from datetime import datetime

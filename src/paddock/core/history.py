@@ -1,4 +1,4 @@
-"""One transition that happened: who was moved from which state to which, when and under which fence."""
+"""One transition that happened: who moved from which state to which, when and why."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""The exclusive right to an environment: a run's lives as long as the run, an outside holder's until its ttl."""
+"""The exclusive right to an environment: a run's, or an outside holder's until its ttl."""
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta

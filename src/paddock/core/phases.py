@@ -12,6 +12,9 @@ from paddock.core.run import Run, Verdict
 SLACK = timedelta(seconds=30)
 """How much longer than a phase's limit the server waits: the agent counts the limit, and tells how it ended."""
 
+CANCEL_SLACK = timedelta(minutes=1)
+"""How long the server waits for the end of what it cancelled: the agent kills after a few seconds of grace."""
+
 CANCEL = "task.cancel"
 
 
@@ -78,17 +81,25 @@ def advance(
     if run.phase is None or run.phase_since is None:
         raise AssertionError(f"run {run.id}: it has an environment and no phase")
     if run.ending is not None and run.ending in _GIVEN_UP:
-        return Finish(verdict=run.ending, reason=run.reason)
+        return Finish(verdict=run.verdict or run.ending, reason=run.reason)
     lost = _lost(run, machines, grace=grace, now=now)
     if lost:
         return Finish(verdict=run.verdict or Verdict.ERROR, reason=run.reason or lost)
     if run.phase is Phase.HELLO:
         return _hello(run, machines, now=now)
+    cancelled = {command.target: command.asked for command in commands if command.method == CANCEL}
     mine = [command for command in commands if command.phase is run.phase and command.method != CANCEL]
-    cancelled = {command.target for command in commands if command.method == CANCEL}
     if run.phase is Phase.COLLECT:
-        return _collect(run, mine, machines, missing=missing, now=now)
-    return _phase(run, mine, cancelled, machines, now=now)
+        act = _collect(run, mine, machines, missing=missing, now=now)
+    else:
+        left = [command for command in commands if _outlived(command, run.phase)]
+        act = _phase(run, mine, left, cancelled, machines, now=now)
+    return _until_lost(act, machines, grace=grace) if isinstance(act, Wait) else act
+
+
+def _outlived(command: Command, phase: Phase) -> bool:
+    """Whether it is a background step that `before` left running and that `main` has to end."""
+    return phase is Phase.MAIN and command.phase is Phase.BEFORE and command.background and command.is_open
 
 
 _GIVEN_UP = frozenset({Verdict.ERROR, Verdict.LEASE_LOST})
@@ -103,6 +114,12 @@ def _lost(run: Run, machines: Mapping[str, Presence], *, grace: timedelta, now: 
         if not presence.is_connected and presence.away is not None and now >= presence.away + grace:
             return f"the agent of {name} has been away since {presence.away:%H:%M:%S} UTC"
     return ""
+
+
+def _until_lost(wait: Wait, machines: Mapping[str, Presence], *, grace: timedelta) -> Wait:
+    """An agent that is away is looked for again when its grace is over, however long the phase may last."""
+    ends = [one.away + grace for one in machines.values() if not one.is_connected and one.away is not None]
+    return Wait(until=min(wait.until, *ends)) if ends else wait
 
 
 def _hello(run: Run, machines: Mapping[str, Presence], *, now: datetime) -> Act:
@@ -121,35 +138,56 @@ def _hello(run: Run, machines: Mapping[str, Presence], *, now: datetime) -> Act:
 def _phase(
     run: Run,
     commands: Sequence[Command],
-    cancelled: set[str],
+    left: Sequence[Command],
+    cancelled: Mapping[str, datetime],
     machines: Mapping[str, Presence],
     *,
     now: datetime,
 ) -> Act:
-    """Sources, before, main, after: step by step, until all have ended or one did not succeed."""
+    """Sources, before, main, after: step by step, until all have ended or one did not succeed.
+
+    `after` is what has to happen in any case: nothing that goes wrong in it keeps its next step from running. `left`
+    is what an earlier phase left running and this one ends.
+    """
     phase = run.phase
     assert phase is not None
     is_ending = run.ending is not None and phase is not Phase.AFTER
-    verdict, reason = _judge(run, commands, phase)
+    verdict, reason = _judge(run, commands, cancelled, phase)
     foreground = [command for command in commands if command.is_open and not command.background]
     if foreground:
         if is_ending:
             return _end(foreground, cancelled, run, now=now)
         return _wait_for_agents(run, foreground, now=now)
-    ordered = {command.step for command in commands}
-    steps = _steps(run, phase)
-    if verdict is None and not is_ending:
-        unstarted = [command for command in commands if command.background and command.state in _NOT_STARTED]
-        if unstarted:
-            return _wait_for_agents(run, unstarted, now=now)
-        for index, step in enumerate(steps, start=1):
-            if index not in ordered:
-                return Order(step=index, machines=step.on or tuple(machines))
-    if (phase is not Phase.BEFORE or verdict is not None or is_ending) and (
-        background := [command for command in commands if command.is_open]
-    ):
+    if phase is Phase.AFTER or (verdict is None and not is_ending):
+        act = _next_step(run, commands, machines, now=now)
+        if act is not None:
+            return act
+    background = [*left, *(command for command in commands if command.is_open)]
+    if background and (phase is not Phase.BEFORE or verdict is not None or is_ending):
         return _end(background, cancelled, run, now=now)
     return _leave(run, phase, verdict, reason)
+
+
+def _next_step(run: Run, commands: Sequence[Command], machines: Mapping[str, Presence], *, now: datetime) -> Act | None:
+    """Order the first step that was not ordered yet, once what runs beside it has started; None after the last."""
+    phase = run.phase
+    assert phase is not None
+    unstarted = [command for command in commands if command.background and command.state in _NOT_STARTED]
+    if unstarted:
+        return _wait_for_agents(run, unstarted, now=now)
+    ordered = {command.step for command in commands}
+    for index, step in enumerate(_steps(run, phase), start=1):
+        if index in ordered:
+            continue
+        names = tuple(name for name in step.on or machines if name in machines)
+        if names and (phase is Phase.AFTER or len(names) == len(step.on or machines)):
+            return Order(step=index, machines=names)
+        if phase is Phase.AFTER:
+            continue
+        strangers = ", ".join(name for name in step.on if name not in machines) or "at all"
+        reason = f"{phase.value} {index} ({step.name}): the environment has no machine {strangers}"
+        return Enter(phase=Phase.AFTER, verdict=Verdict.ERROR, reason=reason)
+    return None
 
 
 _NOT_STARTED = frozenset({State.QUEUED, State.SENT, State.ACCEPTED})
@@ -177,47 +215,58 @@ def _leave(run: Run, phase: Phase, verdict: Verdict | None, reason: str) -> Act:
     return Enter(phase=following[phase])
 
 
-def _judge(run: Run, commands: Sequence[Command], phase: Phase) -> tuple[Verdict | None, str]:
+def _judge(
+    run: Run, commands: Sequence[Command], cancelled: Mapping[str, datetime], phase: Phase
+) -> tuple[Verdict | None, str]:
     """The verdict as it stands: what was known before, or the first command that did not succeed."""
-    if run.verdict is not None:
-        return run.verdict, run.reason
+    if run.verdict is not None or run.ending is not None:
+        return run.verdict or run.ending, run.reason
     for command in commands:
-        verdict, why = judge(command)
+        verdict, why = judge(command, is_cancelled=command.id in cancelled)
         if verdict is not None:
+            # The checkout is ours: a forge that does not answer says nothing about the change.
+            verdict = Verdict.ERROR if phase is Phase.SOURCES else verdict
             name = _steps(run, phase)[command.step - 1].name
             return verdict, f"{phase.value} {command.step} ({name}) on {command.machine} {why}"
     return None, ""
 
 
-_OURS = "the trouble was ours"
-
-
-def judge(command: Command) -> tuple[Verdict | None, str]:
+def judge(command: Command, *, is_cancelled: bool) -> tuple[Verdict | None, str]:
     """What one command says about its run; None as long as it says nothing against it."""
-    if command.is_open:
+    if command.is_open or (command.background and _has_run(command)):
         return None, ""
     if command.state is State.COMPLETE:
-        if command.background or command.exit in (0, None):
-            return _signalled(command)
-        return Verdict.FAILURE, f"exited {command.exit}"
-    if command.code == "cancelled":
+        return _exited(command)
+    if command.code == "cancelled" and is_cancelled:
         return None, ""
     if command.code == "timed_out":
         return Verdict.TIMED_OUT, "was ended by its limit"
     return Verdict.ERROR, f"did not run to its end: {command.code}: {command.message}".rstrip(": ")
 
 
-def _signalled(command: Command) -> tuple[Verdict | None, str]:
+def _has_run(command: Command) -> bool:
+    """A background step is only asked to start: how it ends, by us or by itself, is not part of the verdict."""
+    return command.state is State.COMPLETE or command.started is not None
+
+
+def _exited(command: Command) -> tuple[Verdict | None, str]:
     signal = command.result.get("signal")
-    if command.background or not signal:
-        return None, ""
-    return Verdict.FAILURE, f"was ended by signal {signal}"
+    if command.exit not in (0, None):
+        return Verdict.FAILURE, f"exited {command.exit}"
+    if signal:
+        return Verdict.FAILURE, f"was ended by signal {signal}"
+    return None, ""
 
 
-def _end(commands: Sequence[Command], cancelled: set[str], run: Run, *, now: datetime) -> Act:
-    """Cancel what was not cancelled yet, then wait for the final statuses."""
+def _end(commands: Sequence[Command], cancelled: Mapping[str, datetime], run: Run, *, now: datetime) -> Act:
+    """Cancel what was not cancelled yet, then wait for the final statuses, but not for ever."""
     due = tuple(command.id for command in commands if command.id not in cancelled)
-    return Cancel(commands=due) if due else _wait_for_agents(run, commands, now=now)
+    if due:
+        return Cancel(commands=due)
+    until = max(cancelled[command.id] for command in commands) + CANCEL_SLACK
+    if now < until:
+        return Wait(until=until)
+    return _go_on_without(run, f"what was cancelled on {_machines(commands)} did not end within {spell(CANCEL_SLACK)}")
 
 
 def _wait_for_agents(run: Run, commands: Sequence[Command], *, now: datetime) -> Act:
@@ -226,9 +275,21 @@ def _wait_for_agents(run: Run, commands: Sequence[Command], *, now: datetime) ->
     deadline = _deadline(run, run.phase) + SLACK
     if now < deadline:
         return Wait(until=deadline)
-    names = ", ".join(sorted({command.machine for command in commands}))
-    reason = f"{run.phase.value} did not end on {names} within its limit and {spell(SLACK)}"
-    return Finish(verdict=run.verdict or Verdict.ERROR, reason=run.reason or reason)
+    reason = f"{run.phase.value} did not end on {_machines(commands)} within its limit and {spell(SLACK)}"
+    return _go_on_without(run, reason)
+
+
+def _machines(commands: Sequence[Command]) -> str:
+    return ", ".join(sorted({command.machine for command in commands}))
+
+
+def _go_on_without(run: Run, reason: str) -> Act:
+    """Agents that do not keep their word cost the run its verdict, but not the phases that happen in any case."""
+    verdict, reason = run.verdict or run.ending or Verdict.ERROR, run.reason or reason
+    if run.phase is Phase.COLLECT:
+        return Finish(verdict=verdict, reason=reason)
+    following = Phase.COLLECT if run.phase is Phase.AFTER else Phase.AFTER
+    return Enter(phase=following, verdict=verdict, reason=reason)
 
 
 def _collect(
@@ -242,20 +303,25 @@ def _collect(
     """Fetch what the job names, then wait until every byte that was announced has arrived."""
     ordered = {command.step for command in commands}
     for index, globs in enumerate((run.spec.results, run.spec.artifacts), start=1):
-        if globs and index not in ordered:
+        if globs and machines and index not in ordered:
             return Order(step=index, machines=tuple(machines))
-    if any(command.is_open for command in commands):
-        return _wait_for_agents(run, [command for command in commands if command.is_open], now=now)
+    open_ones = [command for command in commands if command.is_open]
+    if open_ones:
+        return _wait_for_agents(run, open_ones, now=now)
+    known = run.verdict or run.ending
     if missing:
         deadline = _deadline(run, Phase.COLLECT) + SLACK
         if now < deadline:
             return Wait(until=deadline)
-        return Finish(verdict=Verdict.ERROR, reason=f"output did not arrive: {', '.join(missing[:5])}")
+        reason = f"output did not arrive: {', '.join(missing[:5])}"
+        if run.ending is not None:
+            return Finish(verdict=run.verdict or run.ending, reason=run.reason)
+        return Finish(verdict=Verdict.ERROR, reason=reason)
     failed = next((command for command in commands if command.state is State.FAILED), None)
-    if failed is not None and run.verdict is None:
+    if failed is not None and known is None:
         why = f"{failed.code}: {failed.message}".rstrip(": ")
         return Finish(verdict=Verdict.ERROR, reason=f"collecting from {failed.machine} did not succeed: {why}")
-    return Finish(verdict=run.verdict or Verdict.SUCCESS, reason=run.reason)
+    return Finish(verdict=known or Verdict.SUCCESS, reason=run.reason)
 
 
 def _deadline(run: Run, phase: Phase) -> datetime:

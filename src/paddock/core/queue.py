@@ -1,4 +1,4 @@
-"""Who gets the next environment, and why somebody waits: first come, first served within a pool."""
+"""Who gets the next environment, and why somebody waits: first come, first served."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

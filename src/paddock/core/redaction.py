@@ -1,5 +1,4 @@
-"""Takes secrets out of text where it enters the system: logs, messages of strangers, what a program printed about
-itself."""
+"""Takes secrets out of text where it enters the system."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What an environment needs from the agent that carries it: build, clean, destroy, until every machine has it."""
+"""What an environment needs from the agent that carries it: build, clean, destroy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

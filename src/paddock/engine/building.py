@@ -1,4 +1,4 @@
-"""Building: pools are stocked, environments built by their host's agent, and retired when no longer wanted.
+"""Building: pools are stocked, environments built by their host's agent, and retired.
 
 Effects: idempotent (orders commands that state an end; each order is in the transaction that moves the environment)
 """

@@ -1,4 +1,4 @@
-"""Cleaning: what was lent is cleaned under a higher fence by the agent that carries it, proven, and only then ready.
+"""Cleaning: what was lent is cleaned under a higher fence, proven, and only then ready.
 
 Effects: idempotent (orders commands that state an end; each order is in the transaction that moves the environment)
 """

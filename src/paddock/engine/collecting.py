@@ -1,10 +1,10 @@
-"""Collecting: every announced byte is there, the test results are read, and the run ends with its verdict.
+"""Collecting: every announced byte is there, results are read, the run ends.
 
 Effects: idempotent (reads the archive, then one transaction ends the run and gives its lease back)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from paddock.core import command as commands
@@ -30,24 +30,41 @@ def stream_name(command: Command, stream: str) -> str:
     """Where a stream of a command goes in the archive; `Refused`, naming it, for a name that leads elsewhere."""
     if command.method == "file.collect":
         return archive_name(f"{command.archive}/{archive_name(stream)}")
+    if not command.archive:
+        raise Refused(f"{stream!r}: the output of a {command.method} is not kept")
     if stream != LOG_STREAM:
         raise Refused(f"{stream!r}: a {command.method} has no such stream")
     return archive_name(f"{command.archive}.log")
 
 
-async def missing(means: Means, id: str) -> list[str]:
-    """Names of streams of a run that were announced and are not whole yet; empty before its collecting."""
+@dataclass(frozen=True, kw_only=True)
+class Outstanding:
+    """Names of streams that were announced and are not whole yet, by the commands that had ended at that moment."""
+
+    names: tuple[str, ...] = ()
+    ended: frozenset[str] = frozenset()
+
+    def covers(self, commands: Sequence[Command]) -> bool:
+        """Whether none of these has ended since: what ended later may have announced more."""
+        return all(command.is_open or command.id in self.ended for command in commands)
+
+
+async def outstanding(means: Means, id: str) -> Outstanding:
+    """What a run still waits for; nothing before its collecting."""
     run, ended = await means.store.read(lambda tables: _ended(tables, id))
     if run is None or run.phase is not Phase.COLLECT:
-        return []
-    names = {}
+        return Outstanding()
+    announced = {}
     for command in ended:
         for stream, length in command.outputs.items():
             try:
-                names[stream_name(command, stream)] = length
+                announced[stream_name(command, stream)] = length
             except Refused:
                 continue  # nobody stores it; finish() lists it by name
-    return [name for name, length in names.items() if (await means.archive.length(name) or 0) < length]
+    # One listing, not a question for each: a machine may announce ten thousand files.
+    there = await means.archive.list(run.archive) if announced else {}
+    names = tuple(name for name, length in announced.items() if there.get(name, 0) < length)
+    return Outstanding(names=names, ended=frozenset(command.id for command in ended))
 
 
 def _ended(tables: Tables, id: str) -> tuple[Run | None, list[Command]]:

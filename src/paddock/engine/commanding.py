@@ -1,4 +1,4 @@
-"""Commanding: what the hub asks of us for each agent: admission, commands out, statuses and output in.
+"""Commanding: the desk behind the hub: admission, commands out, statuses and output in.
 
 Effects: journaled (a command is durably `sent` before its first byte leaves; output is synced before it is
 acknowledged)

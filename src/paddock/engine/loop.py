@@ -25,7 +25,10 @@ class Stage(Protocol):
     def name(self) -> str: ...
 
     def wakes(self, touched: Touched) -> bool:
-        """Whether this write gives the stage something to do. Called for every row that is written: be quick."""
+        """Whether this write gives the stage something to do. Called once for every row that is written: be quick.
+
+        A stage may note what it was told; it is told between its own steps' waits, too.
+        """
 
     async def step(self, now: datetime) -> datetime | None: ...
 
@@ -38,7 +41,8 @@ class Bell:
         self._rung = asyncio.Event()
 
     def tell(self, touched: Sequence[Touched]) -> None:
-        if not self._rung.is_set() and any(self._wakes(one) for one in touched):
+        # Every row, rung or not: a stage may note in `wakes` which of its rows it has to look at.
+        if sum(self._wakes(one) for one in touched):
             self._rung.set()
 
     def ring(self) -> None:

@@ -1,4 +1,4 @@
-"""What every stage works with: the ports, the configuration of this moment, and the ways to move a row.
+"""What every stage works with: ports, configuration, and the ways to move a row.
 
 Effects: none
 """

@@ -1,4 +1,4 @@
-"""Operating: what people and programs ask for, each as one transaction, with who asked written down.
+"""Operating: what people and programs ask for, each as one transaction.
 
 Effects: idempotent (rows alone; the stages carry out what follows)
 """

@@ -1,4 +1,4 @@
-"""Planning: each event that was heard becomes a round of runs, or the reason why it does not.
+"""Planning: each event becomes a round of runs, or the reason why it does not.
 
 Effects: idempotent (one transaction moves the event and makes the round; nothing else is touched)
 """

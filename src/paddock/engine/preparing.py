@@ -1,4 +1,4 @@
-"""Preparing: what a run's orders say: sources to check out, steps with their variables and limits.
+"""Preparing: what a run's orders say: sources, steps with their variables, limits.
 
 Effects: none (writes the params; running orders them)
 """

@@ -15,12 +15,13 @@ from paddock.core.agent import Agent
 from paddock.core.command import Command
 from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment
-from paddock.core.errors import Conflict
+from paddock.core.errors import Conflict, PaddockError
 from paddock.core.job import Phase
 from paddock.core.phases import Cancel, Enter, Finish, Order, Presence, Wait
 from paddock.core.run import Run, Span
 from paddock.engine import collecting
-from paddock.engine.loop import earliest
+from paddock.engine.collecting import Outstanding
+from paddock.engine.loop import RETRY, earliest
 from paddock.engine.means import Means, move, need, order
 from paddock.engine.preparing import GRACE, work
 from paddock.hands import faults
@@ -64,31 +65,49 @@ class Running:
         return True
 
     async def step(self, now: datetime) -> datetime | None:
-        for run in await self._take(now):
-            try:
-                await self._advance(run, now)
-            except Conflict:
+        taken = await self._take(now)
+        try:
+            while taken:
+                await self._look(taken[-1], now)
+                taken.pop()
+        finally:
+            # Whatever ends this step early: nobody else remembers these.
+            for run in taken:
                 self.stir(run)
         return now if self._stirred or self._environments else earliest(*self._due.values())
 
     async def _take(self, now: datetime) -> list[str]:
-        """The runs to look at now: all of them the first time."""
-        environments, self._environments = self._environments, set()
+        """The runs to look at now, the first to be looked at last: all of them the first time."""
         if self._stirred is None:
             self._stirred = set()
-            return [run.id for run in await self._means.store.read(lambda tables: tables.runs.where(state=ACTIVE))]
-        stirred, self._stirred = self._stirred, set()
-        stirred |= {run for run, moment in self._due.items() if moment <= now}
-        if environments:
-            names = sorted(environments)
+            try:
+                found = await self._means.store.read(lambda tables: tables.runs.where(state=ACTIVE))
+            except BaseException:
+                self._stirred = None
+                raise
+            return [run.id for run in reversed(found)]
+        if self._environments:
+            names = sorted(self._environments)
             found = await self._means.store.read(lambda tables: tables.runs.where(environment=names, state=ACTIVE))
-            stirred |= {run.id for run in found}
-        return sorted(stirred)
+            self._environments.difference_update(names)
+            self._stirred |= {run.id for run in found}
+        stirred, self._stirred = self._stirred, set()
+        return sorted(stirred | {run for run, moment in self._due.items() if moment <= now}, reverse=True)
+
+    async def _look(self, run: str, now: datetime) -> None:
+        """One run that cannot go on keeps no other from it."""
+        try:
+            await self._advance(run, now)
+        except Conflict:
+            self.stir(run)
+        except PaddockError as exc:
+            log.warning("run was put off", extra={"run": run, "reason": exc.message})
+            self._due[run] = now + RETRY
 
     async def _advance(self, id: str, now: datetime) -> None:
         """Take one run as far as it goes today."""
-        missing = await collecting.missing(self._means, id)
-        act, run = await self._means.store.write(lambda tables: carry_out(tables, self._means, id, missing, now=now))
+        found = await collecting.outstanding(self._means, id)
+        act, run = await self._means.store.write(lambda tables: carry_out(tables, self._means, id, found, now=now))
         faults.at("running.moved")
         match act:
             case Finish() if run is not None:
@@ -97,19 +116,21 @@ class Running:
             case Enter(phase=Phase.COLLECT):
                 self.stir(id)
             case Wait(until=moment) if run is not None:
-                self._due[id] = min(moment, now + MISSING_AGAIN) if missing else moment
+                self._due[id] = min(moment, now + MISSING_AGAIN) if found.names else moment
+            case None if run is not None:
+                self.stir(id)
             case _:
                 self._due.pop(id, None)
 
 
 def carry_out(
-    tables: Tables, means: Means, id: str, missing: Sequence[str] | None, *, now: datetime
+    tables: Tables, means: Means, id: str, found: Outstanding, *, now: datetime
 ) -> tuple[phases.Act | None, Run | None]:
     """Decide and do, act after act, in one transaction, until there is something to wait for.
 
     Returns the last act with the run as it is then. Finishing, which reads files, and collecting, which has to know
-    what
-    is `missing`, are left to the caller.
+    what was `found` missing, are left to the caller; no act and a run: commands ended since that was looked up, and it
+    has to be looked up again.
     """
     configuration = means.configuration()
     run = tables.runs.find(id)
@@ -118,11 +139,13 @@ def carry_out(
     environment = need(tables.environments, run.environment, "environment")
     while True:
         commands = tables.commands.where(run=run.id)
+        if run.phase is Phase.COLLECT and not found.covers(commands):
+            return None, run
         act = phases.advance(
             run,
             commands,
             _presence(tables, environment),
-            missing=missing or (),
+            missing=found.names,
             grace=configuration.server.host_grace,
             now=now,
         )

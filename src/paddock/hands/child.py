@@ -1,4 +1,4 @@
-"""The main process of a task, from its fork to its exec: it waits at the gate, then becomes the command."""
+"""The main process of a task, from its fork to its exec: it waits at the gate."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The keeper's ear: one socket to whoever asked for the task, one name in its directory for those who come later.
+"""The keeper's ear: one socket to who asked for the task, one name for who comes later.
 
 Effects: none that need a journal; a socket without a keeper refuses, and is taken away with the next one's directory.
 """

@@ -1,4 +1,4 @@
-"""Crash points: named places at which a test makes the process die, to see that nothing is lost.
+"""Crash points: named places at which a test makes the process die.
 
 Effects: none, unless `PADDOCK_FAULT` arms a point.
 

@@ -1,4 +1,4 @@
-"""A keeper seen from the agent: the gate, the cancel, the news of output, the end; and how to find it again.
+"""A keeper seen from the agent: gate, cancel, news of output, end; and found again.
 
 Effects: idempotent. Words may be repeated and connections lost; the record `exit` alone says how it ended.
 """

@@ -1,4 +1,4 @@
-"""The small process that holds one task's process tree and outlives the agent that asked for it.
+"""The small process that holds one task's process tree and outlives the agent.
 
 Effects: journaled. The record `keeper` names the process before anybody may open the gate; the gate opens only by a
 word of whoever asked for it; the record `exit` is written when the whole tree is gone, and only then is the end told.

@@ -1,4 +1,4 @@
-"""Keepers on demand: a warm process forks them, each waiting at its gate with the task's child.
+"""Keepers on demand: a warm process forks them, each waiting at its task's gate.
 
 Effects: journaled by the keeper's own record in the task's directory, written before `fork` returns. Until its gate is
 opened nothing runs, so a fork whose answer got lost is made anew.

@@ -1,4 +1,4 @@
-"""Links carry messages as text: WebSocket frames or lines, dialled or served, and relays between them.
+"""Links carry messages as text: WebSocket frames or lines, dialled, served, relayed.
 
 Effects: none. A link keeps nothing: what was not acknowledged by a message is sent again on the next link.
 """

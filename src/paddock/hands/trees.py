@@ -1,4 +1,4 @@
-"""Process trees: who is who, who descends from whom, and how all of them are ended for certain.
+"""Process trees: who descends from whom, and how all of them are ended for certain.
 
 Effects: idempotent; ending what is gone already changes nothing.
 """

@@ -1,4 +1,4 @@
-"""The warm process: everything loaded, it forks one keeper for each order, with no exec in between.
+"""The warm process: everything loaded, it forks one keeper for each order.
 
 Effects: none of its own; what a fork does is the keeper's. It ends with the socket of the agent that started it;
 its keepers, in sessions of their own, do not.

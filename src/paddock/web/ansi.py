@@ -1,4 +1,4 @@
-"""Turns what a machine printed into safe HTML: escaped first, colours as classes, nothing else survives."""
+"""Turns what a machine printed into safe HTML: escaped first, colours as classes."""
 
 import re
 from dataclasses import dataclass, field

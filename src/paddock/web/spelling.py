@@ -67,7 +67,8 @@ GOOD = frozenset("success ready complete passed online sent granted".split())
 BAD = frozenset("failure failed impossible lost timed_out".split())
 FAULT = frozenset("error broken quarantined lease_lost gap revoked expired".split())
 BUSY = frozenset(
-    "leasing preparing running collecting reporting building leased held cleaning dirty sending draining accepted".split()
+    """leasing preparing running collecting reporting building leased held cleaning dirty sending draining
+    accepted""".split()
 )
 
 

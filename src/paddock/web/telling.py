@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from paddock.core import agent, command, environment, event, history, host, lease, queue, report, results, round, run
+from paddock.core import agent, command, environment, event, history, host, lease, queue, report, results, run
 from paddock.core.access import Token
+from paddock.core.round import Round
 from paddock.web.spelling import iso
 from paddock.wire import shapes
 
@@ -262,9 +263,7 @@ def of_report(row: report.Report) -> shapes.Report:
     )
 
 
-def of_round(
-    row: round.Round, runs: Sequence[run.Run], written: report.Report | None, *, public_url: str
-) -> shapes.Round:
+def of_round(row: Round, runs: Sequence[run.Run], written: report.Report | None, *, public_url: str) -> shapes.Round:
     return shapes.Round(
         id=row.id,
         event=row.event,

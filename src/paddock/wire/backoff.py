@@ -1,4 +1,4 @@
-"""How long to wait before connecting again: capped, exponential, fully jittered, never at once."""
+"""How long to wait before connecting again: capped, exponential, fully jittered."""
 
 from dataclasses import dataclass
 from datetime import timedelta

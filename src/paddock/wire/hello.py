@@ -1,4 +1,4 @@
-"""The fields of hello, welcome, enrol, relay, status and output, read strictly and written back."""
+"""The fields of hello, welcome, enrol, relay, status and output, read strictly."""
 
 import base64
 from collections.abc import Mapping

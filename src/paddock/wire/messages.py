@@ -1,4 +1,4 @@
-"""The four shapes of a message: command, success, failure, fatal; and the codes of a failure."""
+"""The four shapes of a message (command, success, failure, fatal) and failure codes."""
 
 import hashlib
 from collections.abc import Mapping

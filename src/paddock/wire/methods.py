@@ -1,4 +1,4 @@
-"""The one table of methods: params, effect, who may ask; checks and documentation come from it."""
+"""The one table of methods: params, effect, who may ask; checks and docs come from it."""
 
 import re
 from collections.abc import Mapping

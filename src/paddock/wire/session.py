@@ -1,4 +1,4 @@
-"""One end of a connection as rules: who speaks first, what is answered, when silence ends it."""
+"""One end of a connection as rules: who speaks first, what is answered, what ends it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

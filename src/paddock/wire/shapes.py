@@ -1,4 +1,4 @@
-"""What the HTTP API says: plain frozen dataclasses, written by the server and read by the client.
+"""What the HTTP API says: plain dataclasses, written by the server, read by the client.
 
 Moments are text in UTC (`2026-01-31T09:42:00.125Z`), durations are seconds, absent moments are null. Ids are text.
 A list is `{"items": [...], "next": ID or null}`; `next` is what to give as `below` for the following page.

@@ -1,4 +1,4 @@
-"""The archive as plain files below one directory, each byte synced before it is acknowledged.
+"""The archive as plain files below one directory, synced before they are acknowledged.
 
 Effects: idempotent: bytes have offsets, whole files come by temporary name.
 """

@@ -1,4 +1,4 @@
-"""The hub: agents' WebSockets at `/agent`, an ASGI endpoint that moves messages and decides nothing.
+"""The hub: agents' WebSockets at `/agent`; it moves messages and decides nothing.
 
 Effects: none (what has to last is the desk's; a session that is cut off is begun again by the agent)
 """

@@ -1,4 +1,4 @@
-"""Puts, reads and collects files; no symbolic link is followed on the way, odd names are refused by name.
+"""Puts, reads and collects files, following no symbolic link on the way.
 
 Effects: idempotent; a put appears whole or not at all, reading changes nothing.
 """

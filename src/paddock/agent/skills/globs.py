@@ -1,4 +1,4 @@
-"""Matches relative paths with patterns: `*`, `?`, `[...]` within a name, `**` for any number of directories."""
+"""Matches relative paths with patterns: `*`, `?`, `[...]`, and `**` for any depth."""
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

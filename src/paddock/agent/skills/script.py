@@ -1,4 +1,4 @@
-"""Runs a script or a command as a process tree of its own; its output is a stream, its exit the result.
+"""Runs a script or a command as a process tree of its own.
 
 Effects: journaled; the ledger knows the keeper before its gate opens.
 """

@@ -1,4 +1,4 @@
-"""What a skill is: methods by name, each a read, a work of this process, or a program under a keeper."""
+"""What a skill is: methods by name, each a read, a work, or a program under a keeper."""
 
 import asyncio
 import os

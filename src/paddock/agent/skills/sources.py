@@ -1,4 +1,4 @@
-"""Checks out a change's revision with git, as a task of its own, so that what git says is a log.
+"""Checks out a change's revision with git, as a task whose log is what git says.
 
 Effects: journaled like any task; the directory is made anew, so a second run does no harm.
 """

@@ -1,4 +1,4 @@
-"""Rows to columns and back: for every noun three functions, written once when the store is first opened.
+"""Rows to columns and back: three functions a noun, written when the store is first opened.
 
 Reflection per field and row would cost more than the database does, so the functions are made from source text, as
 dataclasses make `__init__`.

@@ -1,4 +1,4 @@
-"""PostgreSQL as the store's database: the same tables, an advisory lock held by a connection of its own.
+"""PostgreSQL as the store's database: the same tables, and an advisory lock.
 
 Effects: idempotent.
 """

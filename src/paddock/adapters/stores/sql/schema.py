@@ -1,4 +1,4 @@
-"""The tables of the store: one a noun, a column for every field, and the indexes that the queries want."""
+"""The tables of the store: one a noun, a column a field, and the indexes that queries want."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

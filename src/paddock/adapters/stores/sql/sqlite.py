@@ -1,4 +1,4 @@
-"""SQLite as the store's database: one file in WAL mode, synced at every commit, and a lock file beside it.
+"""SQLite as the store's database: one file in WAL mode, and a lock file beside it.
 
 Effects: idempotent.
 """

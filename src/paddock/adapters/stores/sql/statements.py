@@ -1,4 +1,4 @@
-"""The statements of the store, built with SQLAlchemy once and kept as the text that the driver takes.
+"""The statements of the store, built once and kept as the text that the driver takes.
 
 Running a built statement through SQLAlchemy costs eight times what running its text costs.
 """

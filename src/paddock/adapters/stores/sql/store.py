@@ -1,4 +1,4 @@
-"""The store on SQL: group commit, one epoch, and nothing more is written once a commit did not reach the disk.
+"""The store on SQL: group commit under one epoch; read-only once a commit was lost.
 
 Effects: journaled; COMMIT is the journal, and a caller is answered after it.
 """

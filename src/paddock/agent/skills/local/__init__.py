@@ -1,1 +1,1 @@
-"""Machines that are a directory and an agent process each, on the host's own kernel, without isolation."""
+"""Machines that are a directory and an agent process each, without isolation."""

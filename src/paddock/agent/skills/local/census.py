@@ -1,4 +1,4 @@
-"""Who belongs to which machine: by its control group, or by marks seen in one look at all processes.
+"""Who belongs to which machine: by its control group, or by marks on processes.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""The machines of this host: built, cleaned, destroyed, listed; adopted again after our own restart.
+"""The machines of this host: built, cleaned, destroyed, listed, adopted after a restart.
 
 Effects: idempotent. A machine exists once its record is durable; what has no record is swept.
 """
