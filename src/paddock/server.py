@@ -131,6 +131,9 @@ class Server:
             full_ttls(tables, now=now)
 
         await self._store.write(step)
+        for name, settings in self._configuration.forges.items():
+            if settings.kind is ForgeKind.GERRIT:
+                await Receiving(self._means, self._forges[name]).note_absence()
         await self._write_operator_token()
 
     async def _write_operator_token(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from paddock.core.errors import Refused
 from paddock.core.event import Event, Heard
+from paddock.core.heard import gap
 from paddock.engine.means import Means
 from paddock.hands import faults
 from paddock.ports import Forge, Tables
@@ -24,7 +25,17 @@ class Receiving:
         self._forge = forge
 
     async def listen(self) -> None:
+        """Hear until cancelled. Raises what the forge raises when it cannot be heard at all."""
         await self._forge.listen(self.hear)
+
+    async def note_absence(self) -> None:
+        """A live stream went on while no server ran: what was not heard then is a gap. Once a start."""
+        store, now = self._means.store, self._means.clock.now()
+        last = await store.read(lambda tables: tables.events.where(forge=self._forge.name, newest=True, limit=1))
+        if last:
+            raw = gap(since=last[0].heard.isoformat(), until=now.isoformat(), why="the server was not running")
+            session = f"start-{store.epoch}"
+            await self.hear([Heard(forge=self._forge.name, session=session, position=0, at=now, raw=raw)])
 
     async def hear(self, lines: Sequence[Heard]) -> None:
         """Store lines in one transaction; answers when they are durable."""
