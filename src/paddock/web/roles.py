@@ -44,7 +44,6 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("GET", "/runs/{id}/log/{stream}/lines"): READING,
     ("GET", "/runs/{id}/log/{stream}/search"): READING,
     ("GET", "/runs/{id}/log/{stream}/live"): READING,
-    ("GET", "/runs/{id}/merged"): READING,
     ("GET", "/runs/{id}/artifacts/{path:path}"): READING,
     ("GET", "/runs/{id}/results/{path:path}"): READING,
     ("GET", "/rounds/{id}"): READING,

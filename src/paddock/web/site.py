@@ -1,0 +1,52 @@
+"""What every route works with, and who is asking."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from starlette.requests import HTTPConnection
+
+from paddock.core.access import NOBODY, Identity, Role, is_allowed
+from paddock.core.configuration import Configuration
+from paddock.ports import Archive, Clock, Store
+from paddock.web.actions import Actions
+from paddock.web.figures import Figures
+from paddock.web.live import Feed, Tail
+from paddock.web.logs import Logs
+
+IDENTITY = "paddock.identity"
+"""Key of the request's scope under which the door leaves who is asking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Everything behind the routes: reading goes to store and archive, doing to the engine's actions."""
+
+    store: Store
+    archive: Archive
+    actions: Actions
+    configuration: Callable[[], Configuration]
+    clock: Clock
+    feed: Feed
+    tail: Tail
+    logs: Logs
+    figures: Figures
+    ailing: Callable[[], Mapping[str, str]]
+    """What does not work now, by name; empty when all is well."""
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    @property
+    def public_url(self) -> str:
+        return self.configuration().server.public_url.rstrip("/")
+
+
+def identity_of(connection: HTTPConnection) -> Identity:
+    identity: Identity = connection.scope.get(IDENTITY, NOBODY)
+    return identity
+
+
+def is_role(identity: Identity, role: Role) -> bool:
+    return is_allowed(identity.role, wants=role)
