@@ -3,6 +3,7 @@
 Effects: idempotent (reads the archive, then one transaction ends the run and gives its lease back)
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,11 +20,14 @@ from paddock.core.phases import Finish
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.run import Run, Verdict
 from paddock.engine import leasing
-from paddock.engine.junit import read
+from paddock.engine.junit import LARGEST, MOST_CASES, read
 from paddock.engine.means import Means, move, need
 from paddock.hands import faults
 from paddock.ports import Tables
 from paddock.wire.hello import LOG_STREAM
+
+RESULTS_STEP = 1
+"""The step of collecting that fetches the test results; the other fetches artifacts."""
 
 
 def stream_name(command: Command, stream: str) -> str:
@@ -74,25 +78,32 @@ def _ended(tables: Tables, id: str) -> tuple[Run | None, list[Command]]:
 async def finish(means: Means, run: Run, act: Finish, *, now: datetime) -> None:
     """Read the results and end the run. `Conflict` if it moved meanwhile: then it is looked at again."""
     _, ended = await means.store.read(lambda tables: _ended(tables, run.id))
-    found = await _read_results(means, run, ended)
-    verdict, reason = _verdict(run, act, found)
+    found, unread = await _read_results(means, run, ended)
+    verdict, reason = _verdict(run, act, found, unread)
     faults.at("collecting.read")
     await means.store.write(lambda tables: end(tables, run, verdict, reason, found, now=now))
     faults.at("collecting.ended")
 
 
-async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> Results:
-    """The cases of every result file that arrived, and by name what was refused on the way."""
+async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> tuple[Results, list[str]]:
+    """The cases of every result file that arrived, with what was refused by name; and which results that concerns."""
     cases: list[Case] = []
-    problems = list(_refusals(ended))
+    collects = [command for command in ended if command.method == "file.collect"]
+    unread = _refusals([command for command in collects if command.step == RESULTS_STEP])
+    others = _refusals([command for command in ended if command not in collects or command.step != RESULTS_STEP])
     folder = f"{run.archive}/results"
-    for name in await means.archive.list(folder) if run.spec.results else {}:
+    for name in await means.archive.list(folder) if run.spec.results and collects else {}:
         short = name.removeprefix(f"{folder}/")
         try:
-            cases += read(await means.archive.read(name), machine=short.partition("/")[0])
+            data = await means.archive.read(name, limit=LARGEST + 1)
+            # On a thread: a file of the largest size takes seconds, and everybody's heartbeat is on this one.
+            found = await asyncio.to_thread(read, data, machine=short.partition("/")[0])
+            if len(cases) + len(found) > MOST_CASES:
+                raise Refused(f"the run has more than {MOST_CASES} cases with it")
+            cases += found
         except Refused as exc:
-            problems.append(f"{short}: {exc.message}")
-    return Results(id=run.id, cases=tuple(cases), problems=tuple(problems))
+            unread.append(f"{short}: {exc.message}")
+    return Results(id=run.id, cases=tuple(cases), problems=(*unread, *others)), unread
 
 
 def _refusals(ended: Sequence[Command]) -> list[str]:
@@ -111,17 +122,19 @@ def _refusals(ended: Sequence[Command]) -> list[str]:
     return sorted(set(said))
 
 
-def _verdict(run: Run, act: Finish, found: Results) -> tuple[Verdict, str]:
+def _verdict(run: Run, act: Finish, found: Results, unread: Sequence[str]) -> tuple[Verdict, str]:
     """A run is not successful until proven: the results that its job promises have to be there, and to be good."""
     if act.verdict is not Verdict.SUCCESS or not run.spec.results:
         return act.verdict, act.reason
     if not found.cases:
-        why = f": {found.problems[0]}" if found.problems else ""
+        why = f": {unread[0]}" if unread else ""
         return Verdict.FAILURE, f"no test results were found in {', '.join(run.spec.results)}{why}"
     counted = results.count(found.cases)
     bad = counted[Outcome.FAILED] + counted[Outcome.ERROR]
     if bad:
         return Verdict.FAILURE, f"{bad} of {len(found.cases)} tests did not pass"
+    if unread:
+        return Verdict.FAILURE, f"test results could not be read: {unread[0]}"
     return act.verdict, act.reason
 
 

@@ -27,7 +27,7 @@ def read(data: bytes, *, machine: str) -> list[Case]:
         raise Refused(f"{len(data)} bytes, at most {LARGEST} are read")
     try:
         root = fromstring(data)
-    except (ParseError, DefusedXmlException, ValueError) as exc:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as exc:
         raise Refused(f"not XML that can be trusted: {exc}") from exc
     if root.tag not in ("testsuites", "testsuite"):
         raise Refused(f"its root is <{root.tag[:40]}>, not <testsuites> or <testsuite>")

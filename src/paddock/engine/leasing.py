@@ -26,6 +26,8 @@ from paddock.ports import Tables, Touched
 
 SHORTEST_TTL = timedelta(seconds=1)
 LONGEST_TTL = timedelta(days=7)
+BATCH = 100
+"""Runs that are queued for an environment in one transaction: a burst does not keep others from the store."""
 
 
 class Leasing:
@@ -36,6 +38,9 @@ class Leasing:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._looks_again: datetime | None = None
+        self._is_looking = False
+        self._noticed: datetime | None = None
+        """The first end that was noticed while a pass was under way, which may not have seen it."""
         self.is_draining = False
         """Whether no new run is started: an operator is about to stop the server. Ends with this server's life."""
 
@@ -45,28 +50,42 @@ class Leasing:
             case Run(state=runs.State.QUEUED | runs.State.LEASING) | Host() | Lease(state=leases.State.QUEUED):
                 return True
             case Lease(state=leases.State.GRANTED, deadline=moment) | Environment(hold_until=moment):
-                return moment is not None and (self._looks_again is None or moment < self._looks_again)
+                return moment is not None and self._is_sooner(moment)
             case _:
                 return False
 
+    def _is_sooner(self, moment: datetime) -> bool:
+        if self._is_looking:
+            self._noticed = earliest(self._noticed, moment)
+            return False
+        return self._looks_again is None or moment < self._looks_again
+
     async def step(self, now: datetime) -> datetime | None:
         """Queue, expire, serve; looks again when the next ttl or hold ends."""
-        self._looks_again = await self._means.store.write(lambda tables: self._pass(tables, now))
+        self._is_looking, self._noticed, self._looks_again = True, None, None
+        try:
+            found = await self._means.store.write(lambda tables: self._pass(tables, now))
+        finally:
+            self._is_looking = False
+        self._looks_again = earliest(found, self._noticed)
         faults.at("leasing.served")
         return self._looks_again
 
     def _pass(self, tables: Tables, now: datetime) -> datetime | None:
-        if not self.is_draining:
-            for run in tables.runs.where(state=runs.State.QUEUED):
+        queued = tables.runs.where(state=runs.State.QUEUED, limit=BATCH)
+        for run in queued:
+            if run.ending is not None or not self.is_draining:
                 queue_run(tables, self._means, run, now=now)
         expire(tables, now=now)
         configured = self._means.configuration().pools
-        for pool in {lease.pool for lease in tables.leases.where(state=leases.State.QUEUED)}:
-            if pool in configured:
-                serve(tables, pool, now=now)
-            else:
+        for pool in configured:
+            serve(tables, pool, now=now)
+        if tables.leases.count(state=leases.State.QUEUED) > tables.leases.count(
+            state=leases.State.QUEUED, pool=sorted(configured)
+        ):
+            for pool in {lease.pool for lease in tables.leases.where(state=leases.State.QUEUED)} - configured.keys():
                 refuse(tables, pool, now=now)
-        return next_end(tables)
+        return now if len(queued) == BATCH and not self.is_draining else next_end(tables)
 
 
 def queue_run(tables: Tables, means: Means, run: Run, *, now: datetime) -> None:
@@ -257,16 +276,16 @@ def _give_back(tables: Tables, environment: Environment, *, now: datetime, by: s
 
 def expire(tables: Tables, *, now: datetime) -> None:
     """End the leases of outside holders whose ttl is over, the holds, and the waiting of runs that are to end."""
-    for lease in tables.leases.where(state=leases.State.GRANTED):
+    for lease in tables.leases.where(state=leases.State.GRANTED, run=""):
         if leases.is_overdue(lease, now=now):
             end(tables, lease, leases.Signal.EXPIRE, now=now, reason=f"its ttl of {lease.ttl} ended without a renewal")
     for environment in tables.environments.where(state=environments.State.HELD):
         if environment.hold_until is not None and now >= environment.hold_until:
             end_hold(tables, environment, now=now, by="time")
-    for run in tables.runs.where(state=runs.State.LEASING):
-        if run.ending is not None:
-            cancel(tables, run.lease, now=now, reason=run.reason)
-            finish_early(tables, run, run.ending, now=now)
+    for run in tables.runs.where(state=runs.State.LEASING, ending=[verdict.value for verdict in Verdict]):
+        assert run.ending is not None
+        cancel(tables, run.lease, now=now, reason=run.reason)
+        finish_early(tables, run, run.ending, now=now)
 
 
 def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str) -> Environment:
@@ -279,7 +298,7 @@ def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str
 
 def next_end(tables: Tables) -> datetime | None:
     """When the next ttl or hold ends."""
-    granted = tables.leases.where(state=leases.State.GRANTED)
+    granted = tables.leases.where(state=leases.State.GRANTED, run="")
     held = tables.environments.where(state=environments.State.HELD)
     return earliest(*(lease.deadline for lease in granted), *(one.hold_until for one in held))
 
