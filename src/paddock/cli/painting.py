@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from paddock.cli.root import clean
+from paddock.cli.root import clean as clean
 from paddock.core.report import spell
 from paddock.wire.shapes import plain
 
@@ -132,3 +132,8 @@ def lasted(start: str | None, end: str | None, *, now: datetime | None = None) -
         return ""
     span = (moment(end) or now or datetime.now(UTC)) - began
     return spell(span) if span >= timedelta(seconds=10) else f"{max(0.0, span.total_seconds()):.1f}s"
+
+
+def tone(state: str) -> str:
+    """The colour of a state or a verdict; empty for the calm ones."""
+    return _STYLES.get(state, "")

@@ -1,0 +1,249 @@
+"""`paddock demo`: the main job, from a recorded or a real Gerrit to the report, on this machine."""
+
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from paddock.cli.connection import json_option
+from paddock.cli.grammar import Verb
+from paddock.core.errors import Broken
+
+if TYPE_CHECKING:
+    from paddock.cli.play import Outcome, Wanted
+    from paddock.cli.stage import Stage
+    from paddock.client import Client
+
+Say = Callable[..., None]
+_LIMIT = 90.0
+"""Seconds after which something hangs."""
+_GERRIT_LIMIT = 180.0
+_PROJECT = "openstack-dev/ci-sandbox"
+_HELLO = "Is anybody listening?"
+
+
+@click.command("demo", cls=Verb, example="paddock demo\npaddock demo --once --json\npaddock demo --gerrit ~/gerrit.war")
+@click.option("--once", is_flag=True, help="End when it is over; exit 0 only if all verdicts are right.")
+@click.option("--gerrit", "is_real", is_flag=True, help="On a real Gerrit, started here; only from a source checkout.")
+@click.option("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="Where to serve. Default: any free port.")
+@click.argument("war", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+def demo(once: bool, is_real: bool, listen: str, war: Path | None, as_json: bool) -> int:
+    """See the main job done: a comment becomes an environment, two runs and a report.
+
+    Starts a server and a host's agent in a temporary directory, plays a recorded Gerrit stream, and serves until
+    Ctrl-C. With --gerrit [WAR], a real Gerrit gets a change and the comment instead. Nothing is left behind.
+    """
+    if war is not None and not is_real:
+        raise click.UsageError("WAR: it belongs to --gerrit", click.get_current_context())
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite end passes through every `finally`
+    with _screen(to_stderr=as_json) as (say, status):
+        if is_real:
+            code = _with_gerrit(war, say, status, began, listen=listen, once=once, as_json=as_json)
+        else:
+            code = _replayed(say, status, began, listen=listen, once=once, as_json=as_json)
+    return code
+
+
+@contextmanager
+def _screen(*, to_stderr: bool) -> Iterator[tuple[Say, Callable[[str], None]]]:
+    """A way to say a line, and a way to say what goes on below all lines."""
+    from rich.text import Text
+
+    from paddock.cli import painting
+
+    console = painting.console(err=to_stderr)
+    live: Any = console.status("", spinner="dots") if console.is_terminal else None
+
+    def say(text: str, tone: str = "") -> None:
+        console.print(Text(painting.clean(text), style=tone), soft_wrap=True)
+
+    def status(text: str) -> None:
+        if live is not None:
+            live.update(Text(painting.clean(text), no_wrap=True, overflow="ellipsis"))
+            live.start() if text else live.stop()
+
+    try:
+        yield say, status
+    finally:
+        if live is not None:
+            live.stop()
+
+
+def _replayed(say: Say, status: Callable[[str], None], began: float, *, listen: str, once: bool, as_json: bool) -> int:
+    from paddock.cli.play import REPLAYED
+    from paddock.cli.stage import stage
+
+    with stage() as made:
+        status("starting the server")
+        with made.start_server(made.lay_out(), listen=listen) as client:
+            say(f"server    {client.place.url}", "bold")
+            say(f"state     {made.state}")
+            made.start_agent(client, "local")
+            say("agent     host local: the skill local, on this machine")
+            say("forge     review: 23 recorded events of a Gerrit, played")
+            say("")
+            return _perform(client, made, say, status, began, wanted=REPLAYED, limit=_LIMIT, once=once, as_json=as_json)
+
+
+def _perform(
+    client: "Client",
+    made: "Stage",
+    say: Say,
+    status: Callable[[str], None],
+    began: float,
+    *,
+    wanted: "Wanted",
+    limit: float,
+    once: bool,
+    as_json: bool,
+    then: "Callable[[Outcome], None]" = lambda outcome: None,
+) -> int:
+    """Watch it to its end, tell it, and serve on unless it is to be once."""
+    from paddock.cli import painting
+    from paddock.cli.play import Play, show_pages, show_report
+
+    status("listening")
+    outcome = Play(client, made, say, status).watch(began=began, limit=limit, wanted=wanted)
+    status("")
+    show_report(say, outcome, account="my-ci")
+    show_pages(say, client.place.url, outcome)
+    then(outcome)
+    say("")
+    wrongs = outcome.wrongs(wanted)
+    for wrong in wrongs:
+        say(f"  ✗ {wrong}", "red")
+    if not wrongs:
+        say(f"  ✓ all as it should be, {outcome.seconds:.1f} s after the start", "green")
+    if as_json:
+        painting.tell(outcome.told())
+        sys.stdout.flush()
+    if not once:
+        say("")
+        say("  Serving until Ctrl-C. In another terminal:", "bold")
+        say(f"    export PADDOCK_STATE={made.state}")
+        say("    paddock run list; paddock lease run --env two-machines -- sh -c 'cat $PADDOCK_ENVIRONMENT_FILE'")
+        with suppress(KeyboardInterrupt):
+            while True:
+                made.check()
+                time.sleep(1)
+        say("ending agent, machines and server")
+    return 1 if wrongs else 0
+
+
+# ---- on a real Gerrit ------------------------------------------------------------------------------------------------
+
+
+def _tool() -> Any:
+    """tools/gerrit.py of the source checkout; it is no part of the package."""
+    root = Path(__file__).parents[3]
+    if not (root / "tools" / "gerrit.py").is_file():
+        raise Broken("demo: --gerrit works from a source checkout only", hint="git clone it, then: ./dev demo --gerrit")
+    sys.path.insert(0, str(root))
+    return importlib.import_module("tools.gerrit")
+
+
+def _with_gerrit(
+    war: Path | None,
+    say: Say,
+    status: Callable[[str], None],
+    began: float,
+    *,
+    listen: str,
+    once: bool,
+    as_json: bool,
+) -> int:
+    from paddock.cli.play import Wanted
+    from paddock.cli.stage import stage
+
+    tool = _tool()
+    status("starting Gerrit (the first time it is fetched and prepared, which takes some minutes)")
+    try:
+        with tool.running(war) as gerrit, stage() as made:
+            gerrit.create_project(_PROJECT)
+            change = gerrit.push(_PROJECT, files={"greeting.txt": "hello\n"}, subject="Say hello")
+            say(f"gerrit    {gerrit.url}, SSH on port {gerrit.ssh_port}", "bold")
+            say(f"change    {change.url}  pushed by jane")
+            with made.start_server(made.lay_out(configuration=_configuration(gerrit)), listen=listen) as client:
+                say(f"server    {client.place.url}", "bold")
+                made.start_agent(client, "local")
+                _await_stream(client, made, gerrit, change, status)
+                gerrit.comment(change, "my-ci recheck")
+                say("comment   jane: my-ci recheck")
+                say("")
+
+                def then(outcome: "Outcome") -> None:
+                    _show_posted(say, gerrit, change)
+
+                return _perform(
+                    client,
+                    made,
+                    say,
+                    status,
+                    began,
+                    wanted=Wanted(events=None, ignored=None, verdicts={"noop": "success", "two-machines": "success"}),
+                    limit=time.monotonic() - began + _GERRIT_LIMIT,
+                    once=once,
+                    as_json=as_json,
+                    then=then,
+                )
+    except (tool.Unavailable, tool.Failed) as exc:
+        raise Broken(str(exc)) from exc
+
+
+def _configuration(gerrit: Any) -> str:
+    """The demo's configuration with this Gerrit in the place of the recorded stream."""
+    import yaml
+
+    from paddock.cli.stage import examples
+
+    items = yaml.safe_load((examples() / "demo" / "paddock.yaml").read_text("utf-8"))
+    played = next(item["replay"] for item in items if "replay" in item)
+    account = gerrit.accounts["my-ci"]
+    real = {
+        "name": played["name"],
+        "ssh": {
+            "host": gerrit.host,
+            "port": gerrit.ssh_port,
+            "user": account.name,
+            "key": str(account.key),
+            "host-key": gerrit.host_key,
+        },
+        "recheck": played["recheck"],
+        "report": played["report"],
+    }
+    changed = [{"gerrit": real} if "replay" in item else item for item in items]
+    return str(yaml.safe_dump(changed, sort_keys=False))
+
+
+def _await_stream(client: "Client", made: "Stage", gerrit: Any, change: Any, status: Callable[[str], None]) -> None:
+    """Say something harmless until it is heard: before, nobody knows whether the stream flows."""
+    from paddock.client import calls
+
+    status("waiting until the stream is heard")
+    until, again = time.monotonic() + 60, 0.0
+    while not client.send(calls.events()).items:
+        made.check()
+        if time.monotonic() > until:
+            raise Broken("gerrit: its stream is not heard after 60 s")
+        if time.monotonic() >= again:
+            gerrit.comment(change, _HELLO)
+            again = time.monotonic() + 3
+        time.sleep(0.1)
+
+
+def _show_posted(say: Say, gerrit: Any, change: Any) -> None:
+    """What really stands on the change."""
+    found = gerrit.reports(change)
+    if len(found) != 1:
+        raise Broken(f"gerrit: {len(found)} reports stand on {change.url}, not 1")
+    say("")
+    say(f"  It stands on the change, by {found[0].author}, tagged {found[0].tag}:", "bold")
+    say(f"    {change.url}")
