@@ -1,6 +1,7 @@
 """`paddock demo`: the main job, from a recorded or a real Gerrit to the report, on this machine."""
 
 import importlib
+import re
 import signal
 import sys
 import time
@@ -204,8 +205,11 @@ def _configuration(gerrit: Any) -> str:
 
     from paddock.cli.stage import examples
 
-    items = yaml.safe_load((examples() / "demo" / "paddock.yaml").read_text("utf-8"))
-    played = next(item["replay"] for item in items if "replay" in item)
+    text = (examples() / "demo" / "paddock.yaml").read_text("utf-8")
+    block = re.search(r"(?ms)^- replay:.*?(?=^- )", text)
+    if block is None:
+        raise AssertionError("the demo's configuration replays a stream")
+    played = yaml.safe_load(block[0])[0]["replay"]
     account = gerrit.accounts["my-ci"]
     real = {
         "name": played["name"],
@@ -219,8 +223,7 @@ def _configuration(gerrit: Any) -> str:
         "recheck": played["recheck"],
         "report": played["report"],
     }
-    changed = [{"gerrit": real} if "replay" in item else item for item in items]
-    return str(yaml.safe_dump(changed, sort_keys=False))
+    return text.replace(block[0], yaml.safe_dump([{"gerrit": real}], sort_keys=False) + "\n")
 
 
 def _await_stream(client: "Client", made: "Stage", gerrit: Any, change: Any, status: Callable[[str], None]) -> None:

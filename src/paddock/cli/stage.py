@@ -133,10 +133,20 @@ class Stage:
                     child.kill()
                     child.wait()
         # Machines outlive their host's agent on purpose; they came to us, who adopt what is orphaned below.
+        groups = self._groups()
         asyncio.run(trees.end(self._everybody, grace=timedelta(seconds=2)))
+        for group in groups:
+            group.remove()
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+
+    def _groups(self) -> list[trees.Cgroup]:
+        """The control groups of our machines: a process of ours is in them."""
+        home = trees.Cgroup.home()
+        ours = set(self._everybody())
+        groups = [trees.Cgroup(path=path) for path in home.glob("paddock-*")] if home is not None else []
+        return [group for group in groups if ours.intersection(group.procs())]
 
     def _everybody(self) -> list[trees.Identity]:
         found = trees.descendants(os.getpid())
