@@ -1,0 +1,79 @@
+"""Real agents as processes of their own, and the small server that they speak with."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from paddock.agent import identity
+from paddock.hands import trees
+from tests.agent.desk import CODE, Desk
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+
+class Host:
+    """A host's agent as a process; it can be killed and started again on its state."""
+
+    def __init__(self, desk: Desk, state: Path) -> None:
+        self.desk = desk
+        self.state = state
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = state.parent / "host.log"
+
+    def start(self, **env: str) -> None:
+        words = ["run", "--server", self.desk.url, "--state", str(self.state), "--code", CODE]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "paddock.agent", *words],
+                env={**os.environ, "PYTHONPATH": str(SOURCE), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def machine_state(self, environment: str, machine: str) -> Path:
+        return self.state / "machines" / environment / machine / "agent"
+
+    def machine_agent(self, environment: str, machine: str) -> trees.Identity | None:
+        return identity.signed_in(self.machine_state(environment, machine))
+
+    def clear(self) -> None:
+        """End whatever is left of it, by what stands in our own directory."""
+        self.kill()
+        for _ in range(50):
+            left = trees.inside(self.state)
+            for signed in self.state.glob("machines/*/*/agent"):
+                found = identity.signed_in(signed)
+                if found is not None:
+                    left += [found, *trees.descendants(found.pid)]
+            for directory in (*self.state.glob("tasks/*"), *self.state.glob("machines/*/*/agent/tasks/*")):
+                left += trees.marked("PADDOCK_TASK", directory.name)
+            if not left:
+                return
+            trees.kill(lambda found=left: found)  # type: ignore[misc]
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    async with Desk().open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def host(desk: Desk, tmp_path: Path) -> Iterator[Host]:
+    made = Host(desk, tmp_path / "state")
+    yield made
+    made.clear()

@@ -1,0 +1,325 @@
+"""One host's agent as a process: enrolment, scripts, output, cancel, reconnection, stop."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from paddock.hands import trees
+from paddock.wire.messages import Code, Command, Failure, Success
+from tests.agent.conftest import Host
+from tests.agent.desk import TOKEN, Desk
+
+pytestmark = pytest.mark.slow
+
+
+def appends(path: Path, word: str) -> str:
+    """A script that leaves a durable trace each time it runs."""
+    return f"echo {word} >> {path}; sync {path}\n"
+
+
+async def test_it_enrols_once_and_then_shows_its_token(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.here()
+    host.kill()
+    await desk.until(lambda: not desk.seats)
+    host.start()
+    await desk.here()
+    assert [hello.token for hello in desk.hellos] == [TOKEN, TOKEN]
+    assert desk.hellos[0].ledger == desk.hellos[1].ledger
+    assert (host.state / "identity").stat().st_mode & 0o777 == 0o600
+    assert host.state.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_script_runs_and_its_output_and_exit_arrive(desk: Desk, host: Host) -> None:
+    host.start()
+    answer = await desk.ask(desk.command("c1", "script.run", run="echo one; echo two >&2; exit 3"))
+    assert answer == Success(id="c1", result={"task_id": "c1", "state": "accepted"})
+    status = await desk.final("c1")
+    assert (status.state, status.result) == ("complete", {"exit": 3, "dropped": 0})
+    assert await desk.whole("c1") == b"one\ntwo\n"
+    assert desk.times
+
+
+async def test_values_are_never_read_by_a_shell(desk: Desk, host: Host) -> None:
+    host.start()
+    nasty = "$(touch pwned) `id` ; \"'\n*"
+    await desk.ask(desk.command("c1", "script.run", argv=["printf", "%s", nasty], env={"X": nasty}))
+    assert await desk.whole("c1") == nasty.encode()
+    await desk.ask(desk.command("c2", "script.run", run='printf %s "$X"', env={"X": nasty}))
+    assert await desk.whole("c2") == nasty.encode()
+    assert not (host.state / "work" / "pwned").exists()
+
+
+async def test_bytes_that_are_no_text_arrive_as_they_are(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("c1", "script.run", run=r"printf '\377\000\200x'"))
+    assert await desk.whole("c1") == b"\xff\x00\x80x"
+    assert (await desk.ask(desk.command("s", "status"))).id == "s"
+
+
+async def test_a_known_command_gets_its_recorded_answer_and_status_again(
+    desk: Desk, host: Host, tmp_path: Path
+) -> None:
+    host.start()
+    command = desk.command("c1", "script.run", run=appends(tmp_path / "count", "c1"))
+    await desk.ask(command)
+    await desk.final("c1")
+    again = await desk.ask(command)
+    assert isinstance(again, Success)
+    assert again.result["state"] == "complete"
+    await desk.until(lambda: len(desk.finals["c1"]) == 2)
+    assert desk.finals["c1"][0] == desk.finals["c1"][1]
+    assert (tmp_path / "count").read_text() == "c1\n"
+    other = await desk.ask(Command(id="c1", method="script.run", params={"run": "true"}, seq=99, epoch=1))
+    assert isinstance(other, Failure)
+    assert other.code is Code.REFUSED
+
+
+async def test_hostile_params_get_their_path_and_the_agent_lives_on(desk: Desk, host: Host) -> None:
+    host.start()
+    for number, params in enumerate(({}, {"run": 5}, {"run": "true", "argv": ["x"]}, {"argv": []}, {"run": "a\0b"})):
+        answer = await desk.ask(desk.command(f"bad-{number}", "script.run", **params))
+        assert isinstance(answer, Failure)
+        assert answer.code is Code.BAD_PARAMS
+        assert "params" in answer.msg
+    answer = await desk.ask(desk.command("u", "power.on"))
+    assert isinstance(answer, Failure)
+    assert answer.code is Code.UNKNOWN_METHOD
+    await desk.ask(desk.command("ok", "script.run", run="true"))
+    assert (await desk.final("ok")).state == "complete"
+
+
+async def test_a_command_that_cannot_start_says_why(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("c1", "script.run", argv=["/no/such/program"]))
+    status = await desk.final("c1")
+    assert (status.code, status.msg) == (Code.FAILED, "/no/such/program: No such file or directory")
+    assert status.outputs == {"out": 0}
+
+
+async def test_cancel_ends_the_whole_tree_before_the_final_status(desk: Desk, host: Host, tmp_path: Path) -> None:
+    host.start()
+    run = f"setsid sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; echo up; while :; do sleep 300; done"
+    await desk.ask(desk.command("c1", "script.run", run=run))
+    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    answer = await desk.ask(desk.command("x", "task.cancel", task_id="c1", grace=0.2))
+    assert isinstance(answer, Success)
+    status = await desk.final("c1")
+    assert status.code is Code.CANCELLED
+    assert trees.identify(int((tmp_path / "pid").read_text())) is None
+    late = await desk.ask(desk.command("y", "task.cancel", task_id="c1"))
+    assert isinstance(late, Success)
+    assert late.result == {"state": "error"}
+    unknown = await desk.ask(desk.command("z", "task.cancel", task_id="nobody"))
+    assert isinstance(unknown, Failure)
+
+
+async def test_a_limit_ends_a_task_as_timed_out(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("c1", "script.run", run="sleep 300", limit=0.3, grace=0.1))
+    assert (await desk.final("c1")).code is Code.TIMED_OUT
+
+
+async def test_a_background_task_that_is_cancelled_is_no_failure(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("c1", "script.run", run="echo up; exec sleep 300", background=True))
+    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    host.kill()
+    host.start()
+    await desk.until(lambda: len(desk.hellos) == 2)
+    await desk.ask(desk.command("x", "task.cancel", task_id="c1"))
+    status = await desk.final("c1")
+    assert (status.state, status.result) == ("complete", {"signal": signal.SIGTERM, "dropped": 0})
+
+
+async def test_a_higher_fence_ends_what_runs_under_the_lower_one_first(desk: Desk, host: Host, tmp_path: Path) -> None:
+    host.start()
+    run = f"echo $$ > {tmp_path}/pid; echo up; exec sleep 300"
+    await desk.ask(desk.command("old", "script.run", run=run, environment="E", fence=7))
+    await desk.until(lambda: desk.streams["old", "out"] == b"up\n")
+    pid = (tmp_path / "pid").read_text().strip()
+    check = f"if [ -e /proc/{pid} ]; then echo there; else echo gone; fi"
+    await desk.ask(desk.command("new", "script.run", run=check, environment="E", fence=8))
+    assert await desk.whole("new") == b"gone\n"
+    assert (await desk.final("old")).code is Code.STALE
+    late = await desk.ask(desk.command("late", "script.run", run="true", environment="E", fence=7))
+    assert isinstance(late, Failure)
+    assert late.code is Code.STALE
+
+
+async def test_floors_of_the_welcome_end_what_is_below_them(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("old", "script.run", run="echo up; exec sleep 300", environment="E", fence=7))
+    await desk.until(lambda: desk.streams["old", "out"] == b"up\n")
+    desk.fences["E"] = 9
+    await desk.drop_all()
+    assert (await desk.final("old")).code is Code.STALE
+    assert desk.hellos[-1].fences == {"E": 7}
+
+
+async def test_an_old_epoch_is_stale(desk: Desk, host: Host) -> None:
+    desk.epoch = 5
+    host.start()
+    await desk.here()
+    for method, params in (("script.run", {"run": "true"}), ("status", {})):
+        answer = await desk.ask(Command(id=method, method=method, params=params, seq=1, epoch=4))
+        assert isinstance(answer, Failure)
+        assert answer.code is Code.STALE
+
+
+async def test_output_survives_sessions_that_are_cut_at_any_moment(desk: Desk, host: Host) -> None:
+    host.start()
+    lines = 50_000
+    run = f"i=0; while [ $i -lt {lines} ]; do echo line-$i; i=$((i+1)); done"
+    await desk.ask(desk.command("c1", "script.run", run=run, interpreter="/bin/sh"))
+    for share in (0.1, 0.5):
+        await desk.until(lambda share=share: len(desk.streams["c1", "out"]) > share * lines * 10)
+        await desk.drop_all()
+    await desk.until(lambda: "c1" in desk.finals, limit=60)
+    assert await desk.whole("c1", limit=60) == "".join(f"line-{number}\n" for number in range(lines)).encode()
+    await desk.until(lambda: not any(host.state.glob("tasks/*")))
+
+
+async def test_a_status_that_the_server_cannot_take_is_told_again(desk: Desk, host: Host) -> None:
+    host.start()
+    desk.takes_status = False
+    await desk.ask(desk.command("c1", "script.run", run="true"))
+    await asyncio.sleep(0.3)
+    assert "c1" not in desk.finals
+    desk.takes_status = True
+    await desk.drop_all()
+    assert (await desk.final("c1")).state == "complete"
+
+
+async def test_what_the_server_does_not_want_is_forgotten(desk: Desk, host: Host) -> None:
+    host.start()
+    desk.takes_output = desk.takes_status = False
+    await desk.ask(desk.command("c1", "script.run", run="echo hello"))
+    await desk.until(lambda: any(host.state.glob("tasks/*/exit")))
+    desk.forget = {"c1"}
+    await desk.drop_all()
+    await desk.until(lambda: not any(host.state.glob("tasks/*")))
+    assert "c1" not in desk.finals
+
+
+async def test_it_comes_back_after_its_server_was_away(desk: Desk, host: Host, tmp_path: Path) -> None:
+    async with Desk().open() as first:
+        host.desk = first
+        host.start()
+        await first.here()
+        await first.ask(first.command("c1", "script.run", run=f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"))
+        port = first.port
+    (tmp_path / "go").touch()
+    second = Desk()
+    async with second.open(port):
+        assert (await second.final("c1")).state == "complete"
+        await second.until(lambda: any(line["msg"] == "link is over" for line in second.logs))
+
+
+async def test_a_wrong_token_is_asked_again_slowly(desk: Desk, host: Host) -> None:
+    host.state.mkdir(mode=0o700)
+    (host.state / "identity").write_text('{"agent": "host", "token": "wrong"}')
+    host.start()
+    await asyncio.sleep(2.5)
+    assert desk.hellos == []
+    text = host.log.read_text()
+    assert 1 <= text.count("unknown token") <= 3
+    assert "wrong" not in text.replace("unknown token", "")
+
+
+async def test_a_stop_leaves_within_seconds_and_tasks_go_on(desk: Desk, host: Host, tmp_path: Path) -> None:
+    host.start()
+    run = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; {appends(tmp_path / 'count', 'c1')}"
+    await desk.ask(desk.command("c1", "script.run", run=run))
+    assert host.process is not None
+    host.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(5):
+        assert await asyncio.to_thread(host.process.wait) == 0
+    (tmp_path / "go").touch()
+    host.start()
+    assert (await desk.final("c1")).state == "complete"
+    assert (tmp_path / "count").read_text() == "c1\n"
+
+
+async def test_a_second_agent_on_the_same_state_is_refused(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.here()
+    other = Host(desk, host.state)
+    other.log = host.state.parent / "other.log"
+    other.start()
+    assert other.process is not None
+    assert await asyncio.to_thread(other.process.wait) == 1
+    assert "another agent runs on it" in other.log.read_text()
+
+
+async def test_a_lost_keeper_is_an_interrupted_task_whose_processes_are_ended(
+    desk: Desk, host: Host, tmp_path: Path
+) -> None:
+    host.start()
+    run = f"setsid sleep 300 & echo $! > {tmp_path}/pid; echo up; wait"
+    await desk.ask(desk.command("c1", "script.run", run=run))
+    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    host.kill()
+    keeper = next(identity for identity in _keepers() if b"c1" in _task_of(identity, host.state))
+    os.kill(keeper, signal.SIGKILL)
+    host.start()
+    status = await desk.final("c1")
+    assert status.code is Code.INTERRUPTED
+    assert trees.identify(int((tmp_path / "pid").read_text())) is None
+    assert await desk.whole("c1") == b"up\n"
+
+
+def _keepers() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if path.read_text().strip() == "paddock-keeper":
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def _task_of(pid: int, state: Path) -> bytes:
+    for record in state.glob("tasks/*/keeper"):
+        if f'"pid": {pid},' in record.read_text():
+            return record.read_bytes()
+    return b""
+
+
+async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk, host: Host, tmp_path: Path) -> None:
+    host.start()
+    run = f"echo $$ > {tmp_path}/pid; echo up; exec sleep 300"
+    await desk.ask(desk.command("c1", "script.run", run=run))
+    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    host.kill()
+    for name in ("ledger-wal", "ledger-shm"):
+        (host.state / name).unlink(missing_ok=True)
+    (host.state / "ledger").write_bytes(b"garbage" * 1000)
+    host.start()
+    await desk.until(lambda: len(desk.hellos) == 2)
+    assert desk.hellos[0].ledger != desk.hellos[1].ledger
+    assert desk.hellos[1].tasks == ()
+    assert trees.identify(int((tmp_path / "pid").read_text())) is None
+    assert any(host.state.glob("ledger.corrupt-*"))
+    await desk.until(lambda: any("corrupt" in line["msg"] for line in desk.logs))
+
+
+async def test_hundreds_of_tasks_leave_nothing_behind(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.here()
+    await desk.ask(desk.command("first", "script.run", run="true"))
+    await desk.final("first")
+    assert host.process is not None
+    before = len(os.listdir(f"/proc/{host.process.pid}/fd"))
+    for batch in range(5):
+        names = [f"c-{batch}-{number}" for number in range(40)]
+        await asyncio.gather(*(desk.ask(desk.command(name, "script.run", run="echo x")) for name in names))
+        for name in names:
+            assert (await desk.final(name)).state == "complete"
+            assert await desk.whole(name) == b"x\n"
+    await desk.until(lambda: not any(host.state.glob("tasks/*")))
+    assert len(os.listdir(f"/proc/{host.process.pid}/fd")) <= before + 3
