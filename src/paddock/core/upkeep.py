@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from paddock.core.command import Command, State
 from paddock.core.environment import Environment
@@ -17,6 +18,8 @@ TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1}
 """How many answers of another kind are taken before it is given up: a cleaning that did not succeed proves nothing."""
 
 INTERRUPTIONS = 10
+FIRST_PAUSE = timedelta(seconds=1)
+LONGEST_PAUSE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,9 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
-    """Commands are under way."""
+    """Commands are under way, or a host that was busy is left alone until a moment."""
+
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +50,40 @@ class GiveUp:
     reason: str
 
 
-def progress(environment: Environment, method: str, commands: Sequence[Command]) -> Ask | Waiting | Done | GiveUp:
+def progress(
+    environment: Environment, method: str, commands: Sequence[Command], *, now: datetime
+) -> Ask | Waiting | Done | GiveUp:
     """How far `method` has come under the environment's present fence."""
     mine = [one for one in commands if one.method == method and one.fence == environment.fence]
     due: list[str] = []
     done: list[Command] = []
+    later: list[datetime] = []
     for machine in environment.machines:
         tries = [one for one in mine if one.machine == machine.name]
         if reason := _hopeless(method, tries):
             return GiveUp(reason=f"{machine.name}: {reason}")
         last = tries[-1] if tries else None
         if last is None or last.state is State.FAILED:
-            due.append(machine.name)
+            again = _again(tries)
+            if again is not None and now < again:
+                later.append(again)
+            else:
+                due.append(machine.name)
         elif last.state is State.COMPLETE:
             done.append(last)
     if due:
         return Ask(machines=tuple(due))
-    return Done(commands=tuple(done)) if len(done) == len(environment.machines) else Waiting()
+    if len(done) == len(environment.machines):
+        return Done(commands=tuple(done))
+    return Waiting(until=min(later, default=None))
+
+
+def _again(tries: Sequence[Command]) -> datetime | None:
+    """When to ask again; None for at once. A host that said that it is busy gets twice the time of the time before."""
+    if not tries or tries[-1].code != "busy" or tries[-1].ended is None:
+        return None
+    said = sum(one.code == "busy" for one in tries)
+    return tries[-1].ended + min(LONGEST_PAUSE, FIRST_PAUSE * (1 << (said - 1)))
 
 
 def _hopeless(method: str, tries: Sequence[Command]) -> str:

@@ -16,6 +16,7 @@ from paddock.core.environment import Environment, Machine, Pool
 from paddock.core.host import Host
 from paddock.core.lease import Lease
 from paddock.engine import leasing
+from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, order, record
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
@@ -36,6 +37,12 @@ class Building:
         match touched.row:
             case Lease(state=leases.State.QUEUED) | Host():
                 return True
+            case Environment(state=environments.State.READY, pool=pool) as ready:
+                return not fits(ready, self._means.configuration().pools.get(pool))
+            case Environment(state=environments.State.LEASED, pool=pool):
+                # One less in stock. Where all are built at any time there is nothing to do, and leases are many.
+                configured = self._means.configuration().pools.get(pool)
+                return configured is not None and 0 < configured.min_ready < configured.max
             case Environment(state=state):
                 return state in _OURS
             case Command(method=upkeep.BUILD, is_open=False):
@@ -44,30 +51,33 @@ class Building:
                 return False
 
     async def step(self, now: datetime) -> datetime | None:
-        await self._means.store.write(lambda tables: self._pass(tables, now))
+        again = await self._means.store.write(lambda tables: self._pass(tables, now))
         faults.at("building.ordered")
-        return None
+        return again
 
-    def _pass(self, tables: Tables, now: datetime) -> None:
+    def _pass(self, tables: Tables, now: datetime) -> datetime | None:
         configured = self._means.configuration().pools
         for pool in configured.values():
             if _is_online(tables, pool.host):
                 stock(tables, pool, now=now)
-        for environment in tables.environments.where(state=[environments.State.REQUESTED, environments.State.BUILDING]):
-            build(tables, self._means, environment, now=now)
+        unbuilt = tables.environments.where(state=[environments.State.REQUESTED, environments.State.BUILDING])
+        again = [build(tables, self._means, environment, now=now) for environment in unbuilt]
         for environment in tables.environments.where(state=environments.State.READY):
             if not fits(environment, configured.get(environment.pool)):
                 retire(tables, environment, now=now)
+        return earliest(*again)
 
 
 _OURS = frozenset(
     {
         environments.State.REQUESTED,
         environments.State.BUILDING,
-        environments.State.READY,
+        environments.State.BROKEN,
+        environments.State.QUARANTINED,
         environments.State.GONE,
     }
 )
+"""States that leave work to this stage: something to build, or one less that is coming for who waits."""
 
 
 def _is_online(tables: Tables, host: str) -> bool:
@@ -116,12 +126,15 @@ def request(tables: Tables, pool: Pool, *, now: datetime) -> Environment:
     return environment
 
 
-def build(tables: Tables, means: Means, environment: Environment, *, now: datetime) -> None:
-    """Order what is missing; ready once every machine is built, quarantined once that has failed often enough."""
+def build(tables: Tables, means: Means, environment: Environment, *, now: datetime) -> datetime | None:
+    """Order what is missing; ready once every machine is built, quarantined once that has failed often enough.
+
+    Returns when to look again without being woken.
+    """
     if environment.state is environments.State.REQUESTED:
         building = environments.move(environment, environments.Signal.BUILD, now=now)
         environment = move(tables, "environments", environment, building, environments.Signal.BUILD, now=now)
-    match upkeep.progress(environment, upkeep.BUILD, tables.commands.where(environment=environment.id)):
+    match upkeep.progress(environment, upkeep.BUILD, tables.commands.where(environment=environment.id), now=now):
         case upkeep.Ask(machines=names):
             ask(tables, means, environment, upkeep.BUILD, names, limit=LIMIT, now=now)
         case upkeep.Done(commands=commands):
@@ -135,8 +148,9 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
             broken = move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
             shut = environments.move(broken, environments.Signal.QUARANTINE, now=now, reason=reason)
             move(tables, "environments", broken, shut, environments.Signal.QUARANTINE, now=now)
-        case upkeep.Waiting():
-            pass
+        case upkeep.Waiting(until=moment):
+            return moment
+    return None
 
 
 def ask(

@@ -14,6 +14,7 @@ from paddock.core.environment import Environment, Reset
 from paddock.core.host import Host
 from paddock.engine import leasing
 from paddock.engine.building import ask, fits
+from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
@@ -42,33 +43,36 @@ class Cleaning:
                 return False
 
     async def step(self, now: datetime) -> datetime | None:
-        await self._means.store.write(lambda tables: self._pass(tables, now))
+        again = await self._means.store.write(lambda tables: self._pass(tables, now))
         faults.at("cleaning.ordered")
-        return None
+        return again
 
-    def _pass(self, tables: Tables, now: datetime) -> None:
+    def _pass(self, tables: Tables, now: datetime) -> datetime | None:
+        again = []
         for environment in tables.environments.where(state=list(_OURS)):
             if environment.state is environments.State.BROKEN:
                 _mend(tables, environment, now=now)
             elif environment.state is environments.State.DIRTY:
-                self._begin(tables, environment, now=now)
+                again.append(self._begin(tables, environment, now=now))
             else:
-                self._go_on(tables, environment, now=now)
+                again.append(self._go_on(tables, environment, now=now))
+        return earliest(*again)
 
-    def _begin(self, tables: Tables, environment: Environment, *, now: datetime) -> None:
+    def _begin(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
         pool = self._means.configuration().pools.get(environment.pool)
         last = replace(environment, retiring=environment.retiring or not fits(environment, pool))
         cleaning = environments.move(last, environments.Signal.CLEAN, now=now)
         cleaning = move(tables, "environments", environment, cleaning, environments.Signal.CLEAN, now=now)
-        self._go_on(tables, cleaning, now=now)
+        return self._go_on(tables, cleaning, now=now)
 
-    def _go_on(self, tables: Tables, environment: Environment, *, now: datetime) -> None:
+    def _go_on(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
+        """Take one cleaning a step on; when to look again without being woken."""
         if environment.reset is Reset.NONE and not environment.retiring:
             finish(tables, environment, now=now)
-            return
+            return None
         method = upkeep.DESTROY if environment.retiring else upkeep.CLEAN
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)
-        match upkeep.progress(environment, method, commands):
+        match upkeep.progress(environment, method, commands, now=now):
             case upkeep.Ask(machines=names):
                 ask(tables, self._means, environment, method, names, limit=LIMIT, now=now)
             case upkeep.Done():
@@ -76,8 +80,9 @@ class Cleaning:
             case upkeep.GiveUp(reason=reason):
                 shut = environments.move(environment, environments.Signal.QUARANTINE, now=now, reason=reason)
                 move(tables, "environments", environment, shut, environments.Signal.QUARANTINE, now=now)
-            case upkeep.Waiting():
-                pass
+            case upkeep.Waiting(until=moment):
+                return moment
+        return None
 
 
 def finish(tables: Tables, environment: Environment, *, now: datetime) -> None:
