@@ -137,3 +137,10 @@ def lasted(start: str | None, end: str | None, *, now: datetime | None = None) -
 def tone(state: str) -> str:
     """The colour of a state or a verdict; empty for the calm ones."""
     return _STYLES.get(state, "")
+
+
+def stroke(mark: tuple[str, str], text: str) -> None:
+    """A sign in its colour, and a line beside it that is never folded."""
+    from rich.text import Text
+
+    console().print(Text.assemble(mark, clean(text)), soft_wrap=True)

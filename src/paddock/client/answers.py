@@ -1,6 +1,7 @@
 """What an answer of the server means: a shape, or the error that its code stands for."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -53,12 +54,17 @@ def failure(answer: httpx.Response) -> PaddockError:
     return ERRORS.get(problem.code, Broken)(problem.message, hint=problem.hint)
 
 
+_ERRNO = re.compile(r"^\[Errno -?\d+\] ")
 _HINT = "is it running? paddock doctor looks; --server or PADDOCK_SERVER names another one"
 
 
 def unreachable(exc: httpx.RequestError) -> Unreachable:
     """What a transport's error means to whoever asked."""
-    why = "no answer in time" if isinstance(exc, httpx.TimeoutException) else str(exc).strip() or type(exc).__name__
+    why = (
+        "no answer in time"
+        if isinstance(exc, httpx.TimeoutException)
+        else _ERRNO.sub("", str(exc)).strip() or type(exc).__name__
+    )
     try:
         where = _place(exc.request)
     except RuntimeError:  # it never got as far as a request
