@@ -18,6 +18,7 @@ from paddock.core.errors import PaddockError
 from paddock.ports import Archive, Clock, Store
 from paddock.web.actions import Actions
 from paddock.web.api import Api, BadInput
+from paddock.web.buttons import Buttons
 from paddock.web.door import Door
 from paddock.web.figures import Figures
 from paddock.web.live import Feed, Tail
@@ -74,8 +75,9 @@ def create_app(
     )
     Api(site).mount(app)
     pages = Pages(site, schema=app.openapi, static=files("paddock.web") / "static")
-    app.router.routes.extend([*Streams(site).routes(), *pages.routes()])
+    app.router.routes.extend([*Streams(site).routes(), *pages.routes(), *Buttons(site, pages).routes()])
     app.add_exception_handler(PaddockError, pages.on_purpose)
+    app.add_exception_handler(Exception, pages.on_defect)
     app.add_exception_handler(BadInput, pages.on_bad_input)
     app.add_exception_handler(HTTPException, pages.on_http)
     return Door(site, app, app.router.routes, pages, agents)

@@ -15,12 +15,11 @@ from paddock.web.api import problem_of
 from paddock.web.hot import ACQUIRE, MOST, RELEASE, Hot, TooLarge, lease_to_release, refuse
 from paddock.web.pages import Pages
 from paddock.web.roles import ROUTES, Access, access_of, may
-from paddock.web.site import IDENTITY, Site
+from paddock.web.site import COOKIE, IDENTITY, Site
 from paddock.wire.shapes import Problem
 
 log = logging.getLogger(__name__)
 
-COOKIE = "paddock"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -3,10 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Any
-from urllib.parse import parse_qs
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.exceptions import HTTPException
@@ -25,17 +23,14 @@ from paddock.core.errors import Missing, PaddockError, Refused
 from paddock.core.queue import WhyLease
 from paddock.ports import Tables
 from paddock.web import figures, timeline
-from paddock.web.api import BadInput, agent_log, files_of, problem_of, seconds
+from paddock.web.api import agent_log, files_of, problem_of
 from paddock.web.comparing import Difference, first_difference, sparklines
 from paddock.web.logs import Stream, Window
 from paddock.web.reading import WholeRun, need, sorted_cases, streams_of, whole_change, whole_round, whole_run
-from paddock.web.site import IDENTITY, Site, identity_of
+from paddock.web.site import IDENTITY, Site
 from paddock.web.spelling import ago, badge, brief, clock_time, iso, linked, size, tone, words
 from paddock.wire.shapes import Failure, Problem, plain
 
-COOKIE = "paddock"
-_SESSION = 12 * 3600
-"""Seconds after which a browser has to log in again."""
 _TITLES = {400: "Not understood", 401: "Please log in", 403: "Not for you", 404: "Not here", 409: "Refused"}
 _OPEN_RUNS = [state for state in runs.State if state is not runs.State.DONE]
 _LIVING = [state for state in environments.State if state is not environments.State.GONE]
@@ -64,7 +59,6 @@ class Pages:
         )
 
     def routes(self) -> list[BaseRoute]:
-        post = partial(Route, methods=["POST"])
         return [
             Route("/", self.now),
             Route("/runs", self.runs),
@@ -85,25 +79,13 @@ class Pages:
             Route("/metrics", self.metrics),
             Route("/healthz", self.health),
             Route("/static/{path:path}", self.static),
-            Route("/login", self.login),
-            post("/login", self.enter),
-            post("/logout", self.leave),
-            post("/runs/{id}/retry", self.retry),
-            post("/runs/{id}/cancel", self.cancel),
-            post("/leases/{id}/cancel", self.cancel_lease),
-            post("/environments/{id}/hold", self.hold),
-            post("/environments/{id}/release", self.release),
-            post("/environments/{id}/quarantine", self.quarantine),
-            post("/environments/{id}/clean", self.clean),
-            post("/hosts/{id}/drain", self.drain_host),
-            post("/hosts/{id}/resume", self.resume_host),
         ]
 
     def _address(self, name: str) -> str:
         """The address of a static file; it changes with the file, so that a browser may keep it."""
         return f"/static/{name}?v={self._stamps[name]}"
 
-    def _render(self, scope: Scope, template: str, status: int = 200, **context: Any) -> Response:
+    def render(self, scope: Scope, template: str, status: int = 200, **context: Any) -> Response:
         now = self._site.now
         identity: Identity = scope.get(IDENTITY, NOBODY)
         body = self._templates.get_template(template).render(
@@ -146,7 +128,7 @@ class Pages:
                 "axis": axis,
                 "open": open_runs,
                 "ended": ended,
-                "recent": recent if not shown else [],
+                "recent": [run for run in recent if run not in ended],
                 "rounds": {run.round: tables.rounds.find(run.round) for run in [*shown, *recent]},
                 "environments": living,
                 "by_id": {row.id: row for row in living},
@@ -161,7 +143,7 @@ class Pages:
         pools: dict[str, list[environments.Environment]] = {name: [] for name in self._site.configuration().pools}
         for row in seen["environments"]:
             pools.setdefault(row.pool, []).append(row)
-        return self._render(
+        return self.render(
             request.scope, "now.html", bars=bars, whys=whys, pools=pools, ailing=self._site.ailing(), **seen
         )
 
@@ -185,7 +167,7 @@ class Pages:
                 tables, tables.runs.where(newest=True, below=asked.get("below"), limit=_PAGE + 1, **equal)
             )
         )
-        return self._render(
+        return self.render(
             request.scope, "runs.html", rows=rows[:_PAGE], rounds=rounds, more=len(rows) > _PAGE, asked=asked
         )
 
@@ -201,9 +183,13 @@ class Pages:
         chosen = request.query_params.get("machine") or _telling_machine(streams)
         shown = [stream for stream in streams if stream.machine == chosen]
         windows = {stream.name: await self._window(stream) for stream in shown}
-        merged = await site.logs.merged(streams, cursor="end", count=200) if chosen == "all" else ([], "")
+        merged = (
+            await site.logs.merged(streams, cursor="" if whole.run.is_done else "end", count=200)
+            if chosen == "all"
+            else ([], "")
+        )
         artifacts = await files_of(site, whole.run, "artifacts")
-        return self._render(
+        return self.render(
             request.scope,
             "run.html",
             whole=whole,
@@ -213,6 +199,7 @@ class Pages:
             machines=machines,
             chosen=chosen,
             shown=shown,
+            opened=_worth_reading(shown),
             windows=windows,
             merged=merged,
             artifacts=artifacts,
@@ -243,7 +230,7 @@ class Pages:
 
     async def round(self, request: Request) -> Response:
         whole = await self._site.store.read(lambda tables: whole_round(tables, request.path_params["id"]))
-        return self._render(request.scope, "round.html", whole=whole, round=whole.round)
+        return self.render(request.scope, "round.html", whole=whole, round=whole.round)
 
     async def change(self, request: Request) -> Response:
         forge, number = request.path_params["forge"], request.path_params["number"]
@@ -253,9 +240,7 @@ class Pages:
         patchsets: dict[int, list[Any]] = {}
         for each in whole.rounds:
             patchsets.setdefault(each.round.patchset, []).append(each)
-        return self._render(
-            request.scope, "change.html", whole=whole, patchsets=sorted(patchsets.items(), reverse=True)
-        )
+        return self.render(request.scope, "change.html", whole=whole, patchsets=sorted(patchsets.items(), reverse=True))
 
     async def environments(self, request: Request) -> Response:
         def look(tables: Tables) -> dict[str, Any]:
@@ -267,7 +252,7 @@ class Pages:
 
         seen = await self._site.store.read(look)
         pools = dict(self._site.configuration().pools)
-        return self._render(request.scope, "environments.html", pools=pools, **seen)
+        return self.render(request.scope, "environments.html", pools=pools, **seen)
 
     async def environment(self, request: Request) -> Response:
         id, now = request.path_params["id"], self._site.now
@@ -286,7 +271,7 @@ class Pages:
         seen = await self._site.store.read(look)
         axis = timeline.day_of(seen["history"], now=now)
         bar = timeline.ownership(seen["row"], seen["history"], axis, now=now)
-        return self._render(request.scope, "environment.html", axis=axis, bar=bar, **seen)
+        return self.render(request.scope, "environment.html", axis=axis, bar=bar, **seen)
 
     async def hosts(self, request: Request) -> Response:
         def look(tables: Tables) -> dict[str, Any]:
@@ -300,7 +285,7 @@ class Pages:
                 },
             }
 
-        return self._render(request.scope, "hosts.html", **await self._site.store.read(look))
+        return self.render(request.scope, "hosts.html", **await self._site.store.read(look))
 
     async def agent(self, request: Request) -> Response:
         id = request.path_params["id"]
@@ -313,7 +298,7 @@ class Pages:
             }
 
         seen = await self._site.store.read(look)
-        return self._render(request.scope, "agent.html", log=await agent_log(self._site, id), **seen)
+        return self.render(request.scope, "agent.html", log=await agent_log(self._site, id), **seen)
 
     async def leases(self, request: Request) -> Response:
         below = request.query_params.get("below")
@@ -330,7 +315,7 @@ class Pages:
         whys = {
             row.id: await self._why(row.id) for row in [r for r in seen["open"] if r.state is leases.State.QUEUED][:12]
         }
-        return self._render(request.scope, "leases.html", whys=whys, **seen)
+        return self.render(request.scope, "leases.html", whys=whys, **seen)
 
     async def lease(self, request: Request) -> Response:
         id = request.path_params["id"]
@@ -342,7 +327,7 @@ class Pages:
             )
         )
         why = await self._why(id) if row.state in (leases.State.QUEUED, leases.State.IMPOSSIBLE) else None
-        return self._render(request.scope, "lease.html", row=row, history=history, run=run, why=why)
+        return self.render(request.scope, "lease.html", row=row, history=history, run=run, why=why)
 
     async def events(self, request: Request) -> Response:
         asked = {
@@ -356,15 +341,15 @@ class Pages:
         rows = await self._site.store.read(
             lambda tables: tables.events.where(newest=True, below=asked.get("below"), limit=_PAGE + 1, **equal)
         )
-        return self._render(request.scope, "events.html", rows=rows[:_PAGE], more=len(rows) > _PAGE, asked=asked)
+        return self.render(request.scope, "events.html", rows=rows[:_PAGE], more=len(rows) > _PAGE, asked=asked)
 
     async def event(self, request: Request) -> Response:
         row = await self._site.store.read(lambda tables: need(tables.events, request.path_params["id"], "event"))
-        return self._render(request.scope, "event.html", row=row, raw=_pretty(row.raw))
+        return self.render(request.scope, "event.html", row=row, raw=_pretty(row.raw))
 
     async def docs(self, request: Request) -> Response:
         """The API as a page of our own: nothing is fetched from anywhere."""
-        return self._render(request.scope, "docs.html", schema=self._schema())
+        return self.render(request.scope, "docs.html", schema=self._schema())
 
     async def openapi(self, request: Request) -> Response:
         return JSONResponse(self._schema())
@@ -393,92 +378,12 @@ class Pages:
         headers = {"Cache-Control": "public, max-age=31536000, immutable" if kept else "no-cache"}
         return Response(data, media_type=f"{kinds[name.rpartition('.')[2]]}; charset=utf-8", headers=headers)
 
-    # ---- sessions and buttons ----
-
-    async def login(self, request: Request) -> Response:
-        return self._render(request.scope, "login.html", problem="", back=_back(request.query_params.get("back", "/")))
-
-    async def enter(self, request: Request) -> Response:
-        """A token becomes a session: a cookie that no script and no other site can use. It dies with its token."""
-        form = await _form(request)
-        back = _back(form.get("back", "/"))
-        secret = form.get("token", "").strip()
-        try:
-            identity = await self._site.actions.identify(secret)
-            if identity.role is Role.AGENT or not secret.isascii():
-                raise Refused("token: it is not a person's")
-        except Refused as exc:
-            return self._render(request.scope, "login.html", status=403, problem=exc.message, back=back)
-        response = RedirectResponse(back, status_code=303)
-        response.set_cookie(
-            COOKIE,
-            secret,
-            max_age=_SESSION,
-            httponly=True,
-            samesite="strict",
-            secure=self._site.public_url.startswith("https:"),
-        )
-        return response
-
-    async def leave(self, request: Request) -> Response:
-        response = RedirectResponse("/", status_code=303)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
-        return response
-
-    async def retry(self, request: Request) -> Response:
-        run = await self._site.actions.retry(request.path_params["id"], identity=identity_of(request))
-        return RedirectResponse(f"/runs/{run.id}/", status_code=303)
-
-    async def cancel(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        reason = (await _form(request)).get("reason", "")
-        await self._site.actions.cancel(id, identity=identity_of(request), reason=reason)
-        return RedirectResponse(f"/runs/{id}/", status_code=303)
-
-    async def cancel_lease(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        await self._site.actions.cancel_lease(id, identity=identity_of(request))
-        return RedirectResponse(f"/leases/{id}", status_code=303)
-
-    async def hold(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        hours = (await _form(request)).get("hours", "1")
-        if not (hours.isascii() and hours.isdigit() and len(hours) < 4):
-            raise BadInput("hours: it is not a whole number")
-        ttl = seconds(int(hours) * 3600.0)
-        await self._site.actions.hold(id, ttl=ttl, identity=identity_of(request))
-        return RedirectResponse(f"/environments/{id}", status_code=303)
-
-    async def release(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        await self._site.actions.release_environment(id, identity=identity_of(request))
-        return RedirectResponse(f"/environments/{id}", status_code=303)
-
-    async def quarantine(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        reason = (await _form(request)).get("reason", "") or "by hand"
-        await self._site.actions.quarantine(id, reason=reason, identity=identity_of(request))
-        return RedirectResponse(f"/environments/{id}", status_code=303)
-
-    async def clean(self, request: Request) -> Response:
-        id = request.path_params["id"]
-        await self._site.actions.clean(id, identity=identity_of(request))
-        return RedirectResponse(f"/environments/{id}", status_code=303)
-
-    async def drain_host(self, request: Request) -> Response:
-        await self._site.actions.drain_host(request.path_params["id"], identity=identity_of(request))
-        return RedirectResponse("/hosts", status_code=303)
-
-    async def resume_host(self, request: Request) -> Response:
-        await self._site.actions.resume_host(request.path_params["id"], identity=identity_of(request))
-        return RedirectResponse("/hosts", status_code=303)
-
     # ---- refusals ----
 
     def refusal(self, scope: Scope, status: int, problem: Problem) -> Response:
         """An error as a page that says what to do next."""
         title = _TITLES.get(status, "Something is broken" if status >= 500 else "Not understood")
-        return self._render(scope, "refusal.html", status=status, title=title, problem=problem, code=status)
+        return self.render(scope, "refusal.html", status=status, title=title, problem=problem, code=status)
 
     def _refuse(self, request: Request, status: int, problem: Problem) -> Response:
         if not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", ""):
@@ -495,6 +400,11 @@ class Pages:
             raise AssertionError("registered for HTTPException alone")
         code = {404: "missing", 405: "wrong_method"}.get(exc.status_code, "bad_input")
         return self._refuse(request, exc.status_code, Problem(code=code, message=f"request: {exc.detail}"))
+
+    async def on_defect(self, request: Request, exc: Exception) -> Response:
+        """Answers for a defect of ours; the door, further out, writes it into the log."""
+        problem = Problem(code="broken", message="server: it met a defect of its own", hint="look at the server's log")
+        return self._refuse(request, 500, problem)
 
     async def on_bad_input(self, request: Request, exc: Exception) -> Response:
         return self._refuse(request, 422, Problem(code="bad_input", message=str(exc)))
@@ -517,6 +427,12 @@ def _telling_machine(streams: Sequence[Stream]) -> str:
     return streams[0].machine if streams else ""
 
 
+def _worth_reading(streams: Sequence[Stream]) -> set[str]:
+    """The logs that stand open: what does not work or is being written; where all is well, the job's own steps."""
+    telling = {stream.name for stream in streams if stream.state in ("failure", "failed", "running")}
+    return telling or {stream.name for stream in streams if stream.phase == "main"} or {s.name for s in streams[-1:]}
+
+
 def _phases(whole: WholeRun, streams: Sequence[Stream]) -> list[dict[str, Any]]:
     """The strip: each phase, how long it took, how it went, and where its log begins."""
     found = []
@@ -536,17 +452,3 @@ def _pretty(raw: str) -> str:
         return json.dumps(json.loads(raw), indent=2, ensure_ascii=False, sort_keys=True)
     except (ValueError, RecursionError):
         return raw
-
-
-def _back(address: str) -> str:
-    """Where to go after logging in: a page of ours, never another site's."""
-    is_ours = address.startswith("/") and not address.startswith(("//", "/\\")) and address.isprintable()
-    return address if is_ours and "\\" not in address else "/"
-
-
-async def _form(request: Request) -> dict[str, str]:
-    body = (await request.body()).decode("utf-8", "replace")
-    try:
-        return {name: values[0][:500] for name, values in parse_qs(body, max_num_fields=20).items()}
-    except ValueError as exc:
-        raise BadInput("form: it has too many fields") from exc

@@ -91,7 +91,13 @@ async def streams_of(archive: Archive, run: Run, commands: Sequence[Command]) ->
     for name in {*lengths, *by_stream}:
         if parts := _STREAM.fullmatch(name):
             found.append(_stream(run, name, parts, lengths.get(name, 0), by_stream.get(name)))
-    return sorted(found, key=lambda stream: (_place(stream.phase), stream.step, stream.machine))
+    # Machines in the order in which the environment has them: commands are ordered in it.
+    machines = list(dict.fromkeys(row.machine for row in commands))
+    order = {machine: place for place, machine in enumerate(machines)}
+    return sorted(
+        found,
+        key=lambda stream: (_place(stream.phase), stream.step, order.get(stream.machine, len(order)), stream.machine),
+    )
 
 
 def _stream(run: Run, name: str, parts: re.Match[str], length: int, row: Command | None) -> Stream:

@@ -14,6 +14,8 @@ from paddock.web.figures import Figures
 from paddock.web.live import Feed, Tail
 from paddock.web.logs import Logs
 
+COOKIE = "paddock"
+"""Name of the cookie that makes a browser a session."""
 IDENTITY = "paddock.identity"
 """Key of the request's scope under which the door leaves who is asking."""
 

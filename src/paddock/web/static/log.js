@@ -53,7 +53,12 @@ class View {
   take() {
     if (this.taken) return;
     const there = this.window.querySelectorAll(".l").length;
-    if (there >= this.total && this.ended) { retime(this.window); return; }
+    if (there >= this.total && this.ended) {
+      retime(this.window);
+      // A step that did not succeed says why at its end.
+      if (this.details.querySelector("summary .bad")) this.bottom();
+      return;
+    }
     this.taken = true;
     this.window.textContent = "";
     this.pad = document.createElement("div");
@@ -63,7 +68,7 @@ class View {
     this.pad.append(this.rows);
     this.window.append(this.pad);
     this.size();
-    if (follow && !this.ended || this.details.dataset.ended === "no") this.bottom();
+    if (!this.ended || this.details.querySelector("summary .bad")) this.bottom();
     this.draw();
   }
   size() {
@@ -260,6 +265,15 @@ let hits = [], hit = -1;
 async function search(text) {
   hits = [];
   hit = -1;
+  hitsField.dataset.more = "";
+  if (merged) {
+    // Here what was read is searched; each machine's own tab searches all of its log.
+    const wanted = text.toLowerCase();
+    for (const row of merged.children) {
+      row.classList.toggle("hit", wanted !== "" && row.lastChild.textContent.toLowerCase().includes(wanted));
+      if (row.classList.contains("hit")) hits.push([null, row]);
+    }
+  }
   for (const view of views.values()) {
     view.hits.clear();
     if (!text) continue;
@@ -267,8 +281,8 @@ async function search(text) {
     for (const number of answer.hits) { hits.push([view, number]); view.hits.add(number); }
     hitsField.dataset.more = answer.more ? "+" : "";
   }
-  for (const row of root.querySelectorAll(".l.hit")) row.classList.remove("hit");
-  for (const [view, number] of hits) document.getElementById(`${view.name}-L${number}`)?.classList.add("hit");
+  if (!merged) for (const row of root.querySelectorAll(".l.hit")) row.classList.remove("hit");
+  for (const [view, number] of hits) if (view) document.getElementById(`${view.name}-L${number}`)?.classList.add("hit");
   for (const view of views.values()) view.draw();
   hitsField.textContent = text ? (hits.length ? "" : "none") : "";
   if (hits.length) next(1);
@@ -279,6 +293,7 @@ function next(by) {
   const [view, number] = hits[hit];
   hitsField.textContent = `${hit + 1} of ${hits.length}${hitsField.dataset.more ?? ""}`;
   pause();
+  if (!view) { number.scrollIntoView({ block: "center" }); return; }
   view.details.open = true;
   mark(view.name, number, number);
   view.show(number);
@@ -325,7 +340,13 @@ async function pour() {
   let cursor = root.dataset.cursor;
   merged.scrollTop = merged.scrollHeight;
   merged.addEventListener("scroll", () => { if (follow && merged.scrollTop + merged.clientHeight < merged.scrollHeight - 3 * LINE) pause(); }, { passive: true });
+  const isDone = root.dataset.done === "yes";
+  if (isDone) merged.scrollTop = 0;
   for (;;) {
+    // What is over is read from its beginning, as far as somebody scrolls; what goes on is followed.
+    while (isDone && merged.scrollTop + merged.clientHeight < merged.scrollHeight - 60 * LINE) {
+      await new Promise((done) => merged.addEventListener("scroll", done, { once: true, passive: true }));
+    }
     const answer = await fetch(`/api/v1${base}/lines?cursor=${encodeURIComponent(cursor)}&limit=1000&wait=20`).then((got) => got.ok ? got.json() : null).catch(() => null);
     if (!answer) { await new Promise((done) => setTimeout(done, 2000)); continue; }
     cursor = answer.cursor;

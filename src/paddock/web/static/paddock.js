@@ -95,8 +95,8 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
   navigator.clipboard?.writeText(button.dataset.copy).then(() => {
-    button.textContent = "✓";
-    setTimeout(() => { button.textContent = "⧉"; }, 1200);
+    button.classList.add("done");
+    setTimeout(() => button.classList.remove("done"), 1200);
   });
 });
 
