@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from paddock.adapters.stores.sql.migrating import migrate
-from paddock.adapters.stores.sql.sqlite import Sqlite
 from tests.contracts.places import (
     MemoryPlace,
     Place,
     SqlPlace,
+    make_template,
     no_postgresql,
     postgresql,
     postgresql_database,
@@ -23,14 +22,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with all tables and nothing in them."""
-    path = tmp_path_factory.mktemp("template") / "store.db"
-    database = Sqlite(path)
-    migrate(database)
-    connection = database.connect()
-    connection.execute("PRAGMA journal_mode=DELETE")
-    connection.close()
-    return path
+    return make_template(tmp_path_factory.mktemp("template") / "store.db")
 
 
 @pytest.fixture(scope="session")

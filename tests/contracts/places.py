@@ -17,6 +17,7 @@ import psycopg
 
 from paddock.adapters.stores.sql import SqlStore
 from paddock.adapters.stores.sql.database import Database
+from paddock.adapters.stores.sql.migrating import migrate
 from paddock.adapters.stores.sql.postgresql import PostgreSQL
 from paddock.adapters.stores.sql.sqlite import Sqlite
 from paddock.ports import Store
@@ -99,6 +100,16 @@ class SqlPlace:
         self._databases[id(store)] = database
         self._opened.append(store)
         return store
+
+
+def make_template(path: Path) -> Path:
+    """A file with all tables and nothing in them: copying it is quicker than migrating anew."""
+    database = Sqlite(path)
+    migrate(database)
+    connection = database.connect()
+    connection.execute("PRAGMA journal_mode=DELETE")
+    connection.close()
+    return path
 
 
 def sqlite_place(directory: Path, template: Path) -> SqlPlace:

@@ -7,7 +7,13 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from paddock.adapters.stores.sql.conversion import LARGEST, conversion, moment
 from paddock.adapters.stores.sql.schema import NOUNS
-from paddock.adapters.stores.sql.statements import Dialect, HistoryStatements, ServerStatements, Statements
+from paddock.adapters.stores.sql.statements import (
+    Dialect,
+    HistoryStatements,
+    ServerStatements,
+    Statements,
+    statements_of,
+)
 from paddock.core.access import Enrolment, Token
 from paddock.core.agent import Agent
 from paddock.core.command import Command
@@ -145,13 +151,18 @@ class SqlRows(Generic[R]):
     ) -> list[R]:
         if limit is not None:
             limit = max(0, min(limit, LARGEST))
-        text, values = self._statements.where(equal, limit=limit, newest=newest, above=above, below=below)
-        self._execute(text, values)
+        query = self._statements.where(equal, limit=limit, newest=newest, above=above, below=below)
+        if query is None:
+            return []
+        self._execute(*query)
         decode = self._decode
         return [decode(row) for row in self._cursor.fetchall()]
 
     def count(self, **equal: Scalar | Sequence[Scalar]) -> int:
-        self._execute(*self._statements.count(equal))
+        query = self._statements.count(equal)
+        if query is None:
+            return 0
+        self._execute(*query)
         return int(self._cursor.fetchone()[0])
 
     def remove(self, id: str) -> None:
@@ -167,13 +178,15 @@ class SqlRows(Generic[R]):
             return
         self._execute(self._statements.taken, [*(getattr(row, name) for name in unique), row.id])
         if self._cursor.fetchone() is not None:
-            raise Refused(self._exists(row))
+            raise Refused(self._key_exists(row))
 
     def _exists(self, row: R) -> str:
-        unique = self._statements.unique
-        if unique and self.find(row.id) is None:
-            return f"{self._name}: {', '.join(str(getattr(row, name)) for name in unique)} exists already"
+        if self._statements.unique and self.find(row.id) is None:
+            return self._key_exists(row)
         return f"{self._name}: {row.id} exists already"
+
+    def _key_exists(self, row: R) -> str:
+        return f"{self._name}: {', '.join(str(getattr(row, name)) for name in self._statements.unique)} exists already"
 
 
 class SqlHistory:
@@ -231,7 +244,7 @@ class SqlTables:
 
     def __init__(self, transaction: Transaction, dialect: Dialect) -> None:
         def rows(name: str, noun: type[N]) -> SqlRows[N]:
-            return SqlRows[N](transaction, name, Statements(dialect, name))
+            return SqlRows[N](transaction, name, statements_of(dialect, name))
 
         self.transaction = transaction
         self.server = ServerStatements(dialect)
@@ -249,16 +262,28 @@ class SqlTables:
         self.enrolments = rows("enrolments", Enrolment)
         self.history = SqlHistory(transaction, HistoryStatements(dialect))
         self._given: dict[str, int] = {}
+        self._unsaved: set[str] = set()
+
+    @property
+    def is_unsaved(self) -> bool:
+        """Whether there are numbers to save, though their steps were undone."""
+        return bool(self._unsaved)
 
     def number(self, name: str) -> int:
+        # Kept here until COMMIT: a number whose step is undone is not given to the next one either.
         self.transaction.mark()
-        cursor = self.transaction.cursor
-        # Kept here too, so that a number whose step is undone is not given to the next one.
         last = self._given.get(name)
         if last is None:
-            cursor.execute(self.server.counted, (name,))
-            found = cursor.fetchone()
+            self.transaction.cursor.execute(self.server.counted, (name,))
+            found = self.transaction.cursor.fetchone()
             last = 0 if found is None else int(found[0])
         self._given[name] = last + 1
-        cursor.execute(self.server.count, (name, last + 1))
+        self._unsaved.add(name)
         return last + 1
+
+    def flush(self) -> None:
+        """Write what was kept back until COMMIT."""
+        self.history.flush()
+        for name in self._unsaved:
+            self.transaction.cursor.execute(self.server.count, (name, self._given[name]))
+        self._unsaved.clear()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -61,6 +62,12 @@ POSTGRESQL = Dialect(
 )
 
 
+@cache
+def statements_of(dialect: Dialect, table: str) -> "Statements":
+    """The texts for a table: built once, however many connections use them."""
+    return Statements(dialect, table)
+
+
 class Statements:
     """The texts for the rows of one noun."""
 
@@ -106,17 +113,21 @@ class Statements:
         newest: bool,
         above: str | None,
         below: str | None,
-    ) -> tuple[str, list[Any]]:
-        """The text of a query and its values."""
+    ) -> tuple[str, list[Any]] | None:
+        """The text of a query and its values; None where no row can match."""
         shape, values = self._shape(equal)
+        if _NOTHING in {wanted[1:] for wanted in shape}:
+            return None
         bounds = (limit is not None, newest, above is not None, below is not None)
         text = self._queries.get((shape, bounds)) or self._keep((shape, bounds), self._where(shape, *bounds))
         values += [value for value in (above, below, limit) if value is not None]
         return text, values
 
-    def count(self, equal: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """The text of a count and its values."""
+    def count(self, equal: Mapping[str, Any]) -> tuple[str, list[Any]] | None:
+        """The text of a count and its values; None where no row can match."""
         shape, values = self._shape(equal)
+        if _NOTHING in {wanted[1:] for wanted in shape}:
+            return None
         return self._queries.get(shape) or self._keep(shape, self._count(shape)), values
 
     def _shape(self, equal: Mapping[str, Any]) -> tuple[tuple[tuple[str, int, bool], ...], list[Any]]:
@@ -179,7 +190,7 @@ class Statements:
                 choices.append(column == bound[0] if len(bound) == 1 else column.in_(bound))
             if or_none:
                 choices.append(column.is_(None))
-            conditions.append(sa.or_(*choices) if choices else sa.false())
+            conditions.append(sa.or_(*choices))
         return conditions, names
 
     def _place_of(self, name: str) -> sa.ScalarSelect[Any]:
@@ -192,6 +203,8 @@ class Statements:
         return self._dialect.text(statement, [*self.unique, "id"])
 
 
+_NOTHING = (0, False)
+"""The shape of a field that is asked for by an empty sequence."""
 _AS_IT_IS = (str, int)
 """Types whose values the drivers take as they are, whatever field is asked for."""
 

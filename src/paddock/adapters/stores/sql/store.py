@@ -204,6 +204,7 @@ class SqlStore:
                 group.answers.append((waiting.answer, None, None))
             if perf_counter() > until:
                 break
+        group.wrote = group.wrote or self._writer.tables.is_unsaved
         return group
 
     def _run_step(self, group: _Group, waiting: _Waiting) -> None:
@@ -237,7 +238,7 @@ class SqlStore:
         """COMMIT, or ROLLBACK where there is nothing to keep."""
         if group.wrote and group.failure is None:
             try:
-                self._writer.tables.history.flush()
+                self._writer.tables.flush()
                 faults.at("store.committing")
                 self._database.commit(self._writer.cursor)
                 faults.at("store.committed")
