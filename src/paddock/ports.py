@@ -276,6 +276,9 @@ class Desk(Protocol):
     async def enrol(self, enrol: Enrol) -> tuple[str, str]:
         """Agent id and token for a valid code; `Refused` otherwise."""
 
+    async def vouched(self, relay: Relay) -> None:
+        """Check a host's word for a machine before its hello, which may take minutes: `Refused` for a stranger's."""
+
     async def admit(
         self, hello: Hello, *, relay: Relay | None, session: str, probe: Callable[[str], Awaitable[bool]]
     ) -> Admitted:

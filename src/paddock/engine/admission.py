@@ -21,6 +21,7 @@ from paddock.ports import Tables
 from paddock.wire import methods
 from paddock.wire.hello import Enrol, Facts, Hello, Relay
 
+LARGEST_COUNT = 1 << 53
 NOT_TAKEN = "agent: this identity and token are not known here"
 """One text for every kind of stranger: it does not tell which half was right."""
 
@@ -33,6 +34,7 @@ def enrol(tables: Tables, request: Enrol, *, id: str, token: str, now: datetime)
     access.use(enrolment, now=now)
     tables.enrolments.swap(enrolment, replace(enrolment, used=now))
     host = need(tables.hosts, enrolment.host, "host")
+    replace_agent(tables, host.agent, now=now)
     agent = tables.agents.add(
         Agent(
             id=id,
@@ -49,6 +51,16 @@ def enrol(tables: Tables, request: Enrol, *, id: str, token: str, now: datetime)
     return agent
 
 
+def replace_agent(tables: Tables, id: str, *, now: datetime) -> None:
+    """Another agent takes over a host: what the one before was asked is asked again of the new one."""
+    older = tables.agents.find(id) if id else None
+    if older is None:
+        return
+    for command in tables.commands.where(agent=older.id, state=sorted(commands.OPEN)):
+        fail(tables, command, "interrupted", "another agent enrolled for its host", now=now)
+    tables.agents.swap(older, replace(older, shut_out="another agent enrolled for its host", session="", seen=now))
+
+
 def facts(told: Facts) -> dict[str, object]:
     """As they are stored: evidence, for a page to show."""
     return dict(told.params())
@@ -60,6 +72,11 @@ def authenticate(tables: Tables, hello: Hello, relay: Relay | None) -> Agent:
         return _by_token(tables, hello.agent or "", hello.token or "")
     if hello.agent is not None:
         raise Refused("hello: a relayed agent has no identity of its own")
+    return vouched_for(tables, relay)
+
+
+def vouched_for(tables: Tables, relay: Relay) -> Agent:
+    """The machine's agent that a host vouches for, if the host is ours and carries the machine."""
     host = _by_token(tables, relay.agent, relay.token)
     environment = tables.environments.find(relay.environment)
     if environment is None or environment.host != host.host or environment.state is environments.State.GONE:
@@ -104,6 +121,7 @@ class Settled:
 def settle(tables: Tables, agent: Agent, hello: Hello, *, session: str, now: datetime) -> Settled:
     """Steps (a) to (d) of protocol.md's Session 2: what hello ends, raises and makes us forget."""
     agent = need(tables.agents, agent.id, "agent")
+    _check_counters(hello)
     open_ones = tables.commands.where(agent=agent.id, state=sorted(commands.OPEN))
     if agent.boot_id and agent.boot_id != hello.boot_id:
         open_ones = [one for one in open_ones if not _ended_by_boot(tables, one, now=now)]
@@ -136,6 +154,13 @@ def settle(tables: Tables, agent: Agent, hello: Hello, *, session: str, now: dat
         known=known,
         forget=tuple(task.task_id for task in hello.tasks if task.task_id not in known),
     )
+
+
+def _check_counters(hello: Hello) -> None:
+    """Counters that nobody could have counted would leave no room above them, for anybody, for ever."""
+    for name, value in {"epoch": hello.epoch, "seq": hello.seq, **hello.fences}.items():
+        if value > LARGEST_COUNT:
+            raise Refused(f"hello: {name} {value} is higher than anything was ever counted")
 
 
 def _rotated(agent: Agent, hello: Hello) -> Agent:

@@ -17,7 +17,7 @@ from paddock.core.run import Verdict
 from paddock.engine import leasing
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, record
-from paddock.engine.planning import ask_to_end
+from paddock.engine.planning import give_up
 from paddock.ports import Tables, Touched
 
 
@@ -99,7 +99,7 @@ def revoke(tables: Tables, environment: Environment, *, now: datetime, reason: s
     if lease is not None and lease.run:
         run = tables.runs.find(lease.run)
         if run is not None:
-            ask_to_end(tables, run, verdict, reason=reason)
+            give_up(tables, run, verdict, reason=reason)
     for command in tables.commands.where(environment=environment.id, state=sorted(commands.OPEN)):
         fail(tables, command, "stale", reason, now=now)
 

@@ -13,15 +13,17 @@ from typing import cast
 
 from paddock.core import access
 from paddock.core import command as commands
+from paddock.core import environment as environments
+from paddock.core.agent import Agent
 from paddock.core.command import Command
 from paddock.core.environment import Environment
-from paddock.core.errors import Missing, Refused, Stale
+from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
 from paddock.engine import admission
 from paddock.engine.attending import fail
 from paddock.engine.collecting import stream_name
 from paddock.engine.means import Means, need
 from paddock.hands import faults
-from paddock.ports import Admitted, Tables, Touched
+from paddock.ports import Admitted, T, Tables, Touched
 from paddock.wire.hello import LOG_STREAM, Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ log = logging.getLogger(__name__)
 HEARTBEAT = timedelta(seconds=15)
 REMEMBERED = 4096
 """Commands whose output is under way that are remembered between two pieces of it."""
+LARGEST_LOG = 64 << 20
+"""Bytes of output of a command that does not say how much it may have."""
+LAST_WORDS = 4096
+"""Bytes beyond its limit that a log may have, to say that it was cut."""
 LOG_LIMIT = 1 << 20
 """Bytes of an agent's own log lines that are kept."""
 
@@ -40,9 +46,10 @@ class Commanding:
         self._means = means
         self._grew = grew
         self._stir = stir
-        self._commands: dict[str, Command] = {}
+        self._tasks: dict[str, _Task] = {}
+        self._looked_up: set[str] = set()
+        """Tasks that are being looked up, until a write to them makes the answer old."""
         self._fences: dict[str, int] = {}
-        self._totals: dict[str, dict[str, int]] = {}
         means.store.subscribe(self._told)
 
     def _told(self, touched: Sequence[Touched]) -> None:
@@ -51,20 +58,46 @@ class Commanding:
             match one.row:
                 case Command(state=commands.State.QUEUED, agent=agent):
                     self._means.links.nudge(agent)
-                case Command(id=id) if id in self._commands:
-                    del self._commands[id]
-                    self._totals.pop(id, None)
+                case Command(id=id) as command:
+                    self._looked_up.discard(id)
+                    if id in self._tasks:
+                        self._tasks[id].command = _light(command)
+                case Agent(id=id, shut_out=why) if why:
+                    self._means.links.drop(id, why)
+                case Environment(id=id, state=environments.State.GONE):
+                    self._fences.pop(id, None)
                 case Environment(id=id, fence=fence):
                     self._fences[id] = fence
+                case None if one.noun == "environments":
+                    self._fences.pop(one.id, None)
                 case _:
                     pass
+
+    async def _write(self, step: Callable[[Tables], T]) -> T:
+        """Write for an agent. A store that a later server took over is our trouble, not a fence of the agent's."""
+
+        def answer(tables: Tables) -> T | Stale:
+            try:
+                return step(tables)
+            except Stale as exc:
+                return exc  # of a check before anything was written
+
+        try:
+            found = await self._means.store.write(answer)
+        except (Stale, Conflict) as exc:
+            raise Broken(exc.message) from exc
+        if isinstance(found, Stale):
+            raise found
+        return found
+
+    async def vouched(self, relay: Relay) -> None:
+        """See ports.Desk."""
+        await self._means.store.read(lambda tables: admission.vouched_for(tables, relay))
 
     async def enrol(self, enrol: Enrol) -> tuple[str, str]:
         """Agent id and token for a valid code."""
         id, token, now = self._means.chance.name("a"), self._means.chance.secret(), self._means.clock.now()
-        await self._means.store.write(
-            lambda tables: admission.enrol(tables, enrol, id=id, token=token, now=now),
-        )
+        await self._write(lambda tables: admission.enrol(tables, enrol, id=id, token=token, now=now))
         return id, token
 
     async def admit(
@@ -75,12 +108,11 @@ class Commanding:
         agent = await store.read(lambda tables: admission.authenticate(tables, hello, relay))
         is_another = (agent.ledger, agent.boot_id) != (hello.ledger, hello.boot_id)
         if agent.is_connected and is_another and await probe(agent.id):
-            await store.write(lambda tables: admission.shut_out(tables, agent, now=now))
-            self._means.links.drop(agent.id, "two agents answered to this identity")
+            await self._write(lambda tables: admission.shut_out(tables, agent, now=now))
             raise Refused(f"agent {agent.name}: another agent answers to this identity; both are shut out")
-        if hello.epoch > store.epoch and relay is None:
+        if store.epoch < hello.epoch <= admission.LARGEST_COUNT and relay is None:
             await store.raise_epoch(hello.epoch)
-        settled = await store.write(lambda tables: admission.settle(tables, agent, hello, session=session, now=now))
+        settled = await self._write(lambda tables: admission.settle(tables, agent, hello, session=session, now=now))
         deliver, finished = await self._deliveries(settled)
         welcome = Welcome(
             session=session,
@@ -119,7 +151,7 @@ class Commanding:
         """Queued commands, durably `sent` now; one whose fence is over is never sent."""
         now = self._means.clock.now()
         faults.at("commanding.sending")
-        sent = await self._means.store.write(lambda tables: send(tables, agent, session, limit=limit, now=now))
+        sent = await self._write(lambda tables: send(tables, agent, session, limit=limit, now=now))
         faults.at("commanding.sent")
         return sent
 
@@ -138,7 +170,7 @@ class Commanding:
     ) -> None:
         """The direct response to a command."""
         now = self._means.clock.now()
-        await self._means.store.write(
+        await self._write(
             lambda tables: answer(tables, agent, command, result=result, code=code, message=message, now=now)
         )
         faults.at("commanding.answered")
@@ -147,28 +179,36 @@ class Commanding:
         """A task's status; the last one is final."""
         now = self._means.clock.now()
         faults.at("commanding.told")
-        await self._means.store.write(lambda tables: tell(tables, agent, status, now=now))
+        await self._write(lambda tables: tell(tables, agent, status, now=now))
         faults.at("commanding.recorded")
 
     async def output(self, agent: str, output: Output) -> int:
         """Append to the archive, times first: a line without its time would never get one."""
-        command = self._commands.get(output.task_id) or await self._remember(agent, output.task_id)
+        task = self._tasks.get(output.task_id) or await self._look_up(agent, output.task_id)
+        command = task.command
         if command.agent != agent:
             raise Refused(f"{output.task_id}: not a task of this agent")
         if command.environment and self._fences.get(command.environment, command.fence) != command.fence:
             raise Stale(f"{output.task_id}: fence {command.fence} of {command.environment} is over")
         name = stream_name(command, output.stream)
-        self._check_sizes(command, output)
-        if output.times and command.method != "file.collect":
+        task.check_sizes(output)
+        if output.times and output.offset + len(output.data) > task.lengths.get(output.stream, 0):
             await self._note_times(command, output)
         length = await self._means.archive.append(name, output.offset, output.data)
+        task.note(output.stream, length)
         faults.at("commanding.stored")
         self._grew(name, length)
-        if command.run and not command.is_open:
+        if command.run and not self._is_open(output.task_id):
             self._stir(command.run)
         return length
 
-    async def _remember(self, agent: str, id: str) -> Command:
+    def _is_open(self, id: str) -> bool:
+        """As it is by now: the task may have ended while its output was written."""
+        return id in self._tasks and self._tasks[id].command.is_open
+
+    async def _look_up(self, agent: str, id: str) -> "_Task":
+        """The task with what is stored of it, remembered until others push it out."""
+
         def look(tables: Tables) -> tuple[Command, int | None]:
             command = tables.commands.find(id)
             if command is None or command.agent != agent:
@@ -176,33 +216,29 @@ class Commanding:
             environment = tables.environments.find(command.environment) if command.environment else None
             return command, environment.fence if environment else None
 
-        command, fence = await self._means.store.read(look)
+        try:
+            while True:
+                self._looked_up.add(id)
+                command, fence = await self._means.store.read(look)
+                lengths = await self._lengths(command)
+                if id in self._looked_up:
+                    break  # no write to it came meanwhile
+        finally:
+            self._looked_up.discard(id)
         if fence is not None:
             self._fences.setdefault(command.environment, fence)
-        if len(self._commands) >= REMEMBERED:
-            self._commands.pop(next(iter(self._commands)))
-        self._commands[id] = command
-        return command
-
-    def _check_sizes(self, command: Command, output: Output) -> None:
-        """The limits are the agent's to keep; one that does not keep them is refused here."""
-        end = output.offset + len(output.data)
-        most = command.params.get("file_limit" if command.method == "file.collect" else "output_limit")
-        # A log may end with the line that says that it was cut.
-        if isinstance(most, int) and end > most + 4096:
-            raise Refused(f"{output.stream}: {end} bytes, at most {most} are taken")
-        totals = self._totals.setdefault(command.id, {})
-        totals[output.stream] = max(end, totals.get(output.stream, 0))
-        total, files = command.params.get("total_limit"), command.params.get("names_limit")
-        if isinstance(files, int) and len(totals) > files:
-            raise Refused(f"{command.id}: at most {files} files are taken")
-        if isinstance(total, int) and sum(totals.values()) > total:
-            raise Refused(f"{command.id}: at most {total} bytes are taken")
+        if len(self._tasks) >= REMEMBERED:
+            self._tasks.pop(next(iter(self._tasks)))
+        self._tasks[id] = _Task(_light(command), lengths)
+        return self._tasks[id]
 
     async def _note_times(self, command: Command, output: Output) -> None:
-        """The index beside the log: a line `<offset> <moment>` for each piece; a piece told twice is noted twice."""
+        """The index beside a log: a line `<offset> <moment>` for each piece, at most one a byte."""
+        if command.method == "file.collect":
+            return
         name = f"{command.archive}.times"
-        lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in output.times)
+        times = output.times[: len(output.data)]
+        lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in times)
         await self._means.archive.append(name, await self._means.archive.length(name) or 0, lines.encode())
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
@@ -223,7 +259,7 @@ class Commanding:
             row = need(tables.agents, agent, "agent")
             tables.agents.swap(row, replace(row, new_token=access.digest(token)))
 
-        await self._means.store.write(step)
+        await self._write(step)
 
     async def left(self, agent: str, session: str) -> None:
         """The session is over; a newer one is not touched."""
@@ -234,7 +270,50 @@ class Commanding:
             if row is not None and row.session == session:
                 tables.agents.swap(row, replace(row, session="", seen=now))
 
-        await self._means.store.write(step)
+        await self._write(step)
+
+
+_LIMITS = ("output_limit", "file_limit", "total_limit", "names_limit")
+
+
+def _light(command: Command) -> Command:
+    """The command without what is of no use here: thousands are remembered, and a script may be long."""
+    return replace(command, params={name: value for name, value in command.params.items() if name in _LIMITS})
+
+
+class _Task:
+    """A task whose output is under way: its command, and how much of each of its streams is stored."""
+
+    def __init__(self, command: Command, lengths: Mapping[str, int]) -> None:
+        self.command = command
+        self.lengths = dict(lengths)
+        self._total = sum(lengths.values())
+
+    def note(self, stream: str, length: int) -> None:
+        """So much of a stream is stored now."""
+        self._total += length - self.lengths.get(stream, 0)
+        self.lengths[stream] = length
+
+    def check_sizes(self, output: Output) -> None:
+        """The limits are the agent's to keep; what goes beyond them is refused here by name."""
+        end = output.offset + len(output.data)
+        if self.command.method != "file.collect":
+            most = self._limit("output_limit", LARGEST_LOG)
+            if end > most + LAST_WORDS:
+                raise Refused(f"{output.stream}: {end} bytes, at most {most} are taken")
+            return
+        most, total, files = (self._limit(name, LARGEST_LOG) for name in ("file_limit", "total_limit", "names_limit"))
+        known = self.lengths.get(output.stream)
+        if end > most:
+            raise Refused(f"{output.stream}: {end} bytes, at most {most} are taken")
+        if known is None and len(self.lengths) >= files:
+            raise Refused(f"{output.stream}: at most {files} files are taken")
+        if self._total + max(0, end - (known or 0)) > total:
+            raise Refused(f"{output.stream}: at most {total} bytes are taken of all files")
+
+    def _limit(self, name: str, default: int) -> int:
+        limit = self.command.params.get(name)
+        return limit if isinstance(limit, int) else default
 
 
 def agent_log(agent: str) -> str:
@@ -251,14 +330,15 @@ def send(tables: Tables, agent: str, session: str, *, limit: int, now: datetime)
     """Move queued commands to sent, in order of seq."""
     if not _is_live_session(tables, agent, session):
         return []
-    sent = []
-    queued = tables.commands.where(agent=agent, state=commands.State.QUEUED, limit=limit)
-    for command in sorted(queued, key=lambda one: one.seq):
-        if not admission.is_live(tables, command):
-            fail(tables, command, "stale", f"fence {command.fence} was over before it was sent", now=now)
-            continue
-        state = commands.LIFECYCLE.step(command.state, commands.Signal.SEND)
-        sent.append(tables.commands.swap(command, replace(command, state=state, sent=now)))
+    sent: list[Command] = []
+    # Until something can be sent or nothing is left: an empty answer means that there is nothing.
+    while not sent and (queued := tables.commands.where(agent=agent, state=commands.State.QUEUED, limit=limit)):
+        for command in sorted(queued, key=lambda one: one.seq):
+            if not admission.is_live(tables, command):
+                fail(tables, command, "stale", f"fence {command.fence} was over before it was sent", now=now)
+                continue
+            state = commands.LIFECYCLE.step(command.state, commands.Signal.SEND)
+            sent.append(tables.commands.swap(command, replace(command, state=state, sent=now)))
     return sent
 
 

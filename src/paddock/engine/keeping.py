@@ -6,7 +6,10 @@ Effects: idempotent (files first, rows after: a run without files is forgotten a
 from datetime import datetime, timedelta
 from functools import partial
 
+from paddock.core import command as commands
 from paddock.core import environment as environments
+from paddock.core import event as events
+from paddock.core import lease as leases
 from paddock.core import round as rounds
 from paddock.core.configuration import Keep
 from paddock.core.round import Round
@@ -15,6 +18,8 @@ from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
 PASS = timedelta(minutes=10)
+AGAIN = timedelta(seconds=1)
+"""After a pass that found a whole batch: there is more, and others want the store meanwhile."""
 BATCH = 100
 _ENDED = (rounds.State.DONE, rounds.State.SUPERSEDED, rounds.State.CANCELLED)
 
@@ -38,8 +43,8 @@ class Keeping:
                 await self._means.archive.remove(archive)
             faults.at("keeping.removed")
             await self._means.store.write(partial(forget_round, round=round))
-        await self._means.store.write(lambda tables: forget_old(tables, keep, now=now))
-        return now + (timedelta(seconds=1) if len(found) == BATCH else PASS)
+        is_full = await self._means.store.write(lambda tables: forget_old(tables, keep, now=now))
+        return now + (AGAIN if is_full or len(found) == BATCH else PASS)
 
 
 def old_rounds(tables: Tables, *, before: datetime) -> list[tuple[Round, list[str]]]:
@@ -66,34 +71,59 @@ def forget_round(tables: Tables, round: Round) -> None:
     tables.rounds.remove(round.id)
 
 
-def forget_old(tables: Tables, keep: Keep, *, now: datetime) -> None:
-    """Events that became nothing or whose round is forgotten, ended leases and commands without a run, history."""
-    forget_events(tables, before=now - keep.events)
-    for lease in tables.leases.where(run="", limit=BATCH):
-        if not lease.is_open and lease.ended is not None and lease.ended < now - keep.runs:
-            tables.leases.remove(lease.id)
-    for command in tables.commands.where(run="", limit=BATCH):
-        if not command.is_open and command.ended is not None and command.ended < now - keep.runs:
-            tables.commands.remove(command.id)
-    forget_environments(tables, before=now - keep.runs)
+def forget_old(tables: Tables, keep: Keep, *, now: datetime) -> bool:
+    """Events that became nothing or whose round is forgotten, ended leases and commands without a run, history.
+
+    Whether there is more of something than one pass takes.
+    """
+    before = now - keep.runs
+    most = max(
+        forget_events(tables, before=now - keep.events),
+        forget_leases(tables, before=before),
+        forget_commands(tables, before=before),
+        forget_environments(tables, before=before),
+    )
     tables.history.prune(now - max(keep.events, keep.runs))
+    return most == BATCH
 
 
-def forget_events(tables: Tables, *, before: datetime) -> None:
+def forget_events(tables: Tables, *, before: datetime) -> int:
     """Oldest first, until one that is young enough."""
-    for event in tables.events.where(limit=BATCH):
-        if event.heard >= before:
-            return
-        is_kept = event.state == "heard" or (event.round and tables.rounds.find(event.round) is not None)
-        if not is_kept:
-            tables.events.remove(event.id)
+    old = [event for event in tables.events.where(state=_SETTLED, limit=BATCH) if event.heard < before]
+    gone = [event for event in old if not event.round or tables.rounds.find(event.round) is None]
+    for event in gone:
+        tables.events.remove(event.id)
+    return len(gone)
 
 
-def forget_environments(tables: Tables, *, before: datetime) -> None:
-    """Environments that are gone, with the agents of their machines and the commands about them."""
-    for environment in tables.environments.where(state=environments.State.GONE, limit=BATCH):
-        if environment.since >= before:
-            continue
+_SETTLED = (events.State.PLANNED, events.State.IGNORED)
+_OVER = sorted(leases.LIFECYCLE.final)
+
+
+def forget_leases(tables: Tables, *, before: datetime) -> int:
+    """Ended leases of outside holders; those of runs go with their rounds."""
+    found = tables.leases.where(run="", state=_OVER, limit=BATCH)
+    old = [lease for lease in found if lease.ended is not None and lease.ended < before]
+    for lease in old:
+        tables.leases.remove(lease.id)
+    return len(old)
+
+
+def forget_commands(tables: Tables, *, before: datetime) -> int:
+    """Ended commands about environments; those of runs go with their rounds."""
+    found = tables.commands.where(run="", state=sorted(commands.LIFECYCLE.final), limit=BATCH)
+    old = [command for command in found if command.ended is not None and command.ended < before]
+    for command in old:
+        tables.commands.remove(command.id)
+    return len(old)
+
+
+def forget_environments(tables: Tables, *, before: datetime) -> int:
+    """Environments that are gone, with the agents of their machines."""
+    found = tables.environments.where(state=environments.State.GONE, limit=BATCH)
+    old = [environment for environment in found if environment.since < before]
+    for environment in old:
         for machine in environment.machines:
             tables.agents.remove(machine.agent)
         tables.environments.remove(environment.id)
+    return len(old)

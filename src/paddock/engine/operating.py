@@ -44,6 +44,8 @@ class Operating:
         self._means = means
         self._stage = leasing_stage
         self._identities: dict[str, tuple[Identity, datetime | None]] = {}
+        self._changes = 0
+        """How often a token changed: what was read before the last change is not remembered."""
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
         means.store.subscribe(self._told)
 
@@ -52,6 +54,7 @@ class Operating:
         for one in touched:
             if one.noun == "tokens":
                 self._identities.clear()
+                self._changes += 1
             elif one.noun == "leases" and one.id in self._waiting:
                 row = one.row
                 if not isinstance(row, Lease) or row.state is not leases.State.QUEUED:
@@ -65,11 +68,13 @@ class Operating:
         known = self._identities.get(shown)
         if known is not None and (known[1] is None or now < known[1]):
             return known[0]
+        changes = self._changes
         found = await self._means.store.read(lambda tables: tables.tokens.where(digest=shown, limit=1))
         if not found or not access.is_valid(found[0], now=now):
             raise Refused(NOT_KNOWN, hint="ask an operator for one: paddock token create NAME")
         identity = Identity(name=found[0].id, role=found[0].role)
-        self._identities[shown] = (identity, found[0].expires)
+        if changes == self._changes:
+            self._identities[shown] = (identity, found[0].expires)
         return identity
 
     async def acquire(self, *, pool: str, holder: str, owner: str, ttl: timedelta, wait: timedelta | None) -> Lease:
@@ -156,6 +161,7 @@ class Operating:
 
         def step(tables: Tables) -> Environment:
             row = need(tables.environments, environment, "environment")
+            _check_holder(row, identity)
             if row.state is environments.State.LEASED:
                 return tables.environments.swap(row, replace(row, held_by=identity.name, hold_ttl=ttl))
             held = environments.hold(row, by=identity.name, ttl=ttl, now=now)
@@ -169,8 +175,7 @@ class Operating:
 
         def step(tables: Tables) -> Environment:
             row = need(tables.environments, environment, "environment")
-            if row.held_by and row.held_by != identity.name and identity.role is not Role.OPERATOR:
-                raise Refused(f"environment {environment}: it is held by {row.held_by}")
+            _check_holder(row, identity)
             if row.state is environments.State.LEASED and row.hold_ttl is not None:
                 return tables.environments.swap(row, replace(row, held_by="", hold_ttl=None))
             if row.state is not environments.State.HELD:
@@ -351,6 +356,12 @@ def _check_owner(lease: Lease, identity: Identity) -> None:
     """Only who acquired a lease may touch it, or an operator."""
     if lease.owner != identity.name and identity.role is not Role.OPERATOR:
         raise Stale(f"lease {lease.id}: it belongs to {lease.owner or lease.holder}, not to {identity.name}")
+
+
+def _check_holder(environment: Environment, identity: Identity) -> None:
+    """Only who holds an environment, or wants to, may change that, or an operator."""
+    if environment.held_by not in ("", identity.name) and identity.role is not Role.OPERATOR:
+        raise Refused(f"environment {environment.id}: it is held by {environment.held_by}")
 
 
 def _manual_event(tables: Tables, round: rounds.Round, run: Run, identity: Identity, *, now: datetime) -> Event:

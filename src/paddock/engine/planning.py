@@ -160,3 +160,11 @@ def ask_to_end(tables: Tables, run: Run, verdict: Verdict, *, reason: str) -> Ru
     if run.is_done or run.ending is not None:
         return run
     return tables.runs.swap(run, replace(run, ending=verdict, reason=run.reason or reason))
+
+
+def give_up(tables: Tables, run: Run, verdict: Verdict, *, reason: str) -> Run:
+    """A run lost what it ran on: it ends at once, even where it was asked to end in order before."""
+    if run.is_done:
+        return run
+    known = run.verdict or run.ending
+    return tables.runs.swap(run, replace(run, verdict=known, ending=verdict, reason=run.reason or reason))

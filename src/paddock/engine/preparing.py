@@ -3,9 +3,10 @@
 Effects: none (writes the params; running orders them)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment, Machine
@@ -73,6 +74,8 @@ def step(
         public_url=public_url,
     )
     limit = remaining(run, now=now)
+    if what.background and run.phase is Phase.BEFORE:
+        limit += round_up(run.spec.limits.main)  # it runs on through main
     return Work(
         method="script.run",
         params={
@@ -87,6 +90,11 @@ def step(
         archive=f"{run.archive}/logs/{run.phase.value}-{index}-{machine.name}",
         background=what.background,
     )
+
+
+def round_up(limit: timedelta) -> int:
+    """A limit in whole seconds."""
+    return math.ceil(limit.total_seconds())
 
 
 def collect(run: Run, machine: str, index: int, *, now: datetime) -> Work:

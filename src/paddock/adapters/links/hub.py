@@ -7,17 +7,18 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from paddock.core.command import Command as Ordered
-from paddock.core.errors import PaddockError, Refused, Stale
+from paddock.core.errors import Conflict, PaddockError, Refused, Stale
 from paddock.ports import Desk
 from paddock.wire import methods
 from paddock.wire.fields import BadParams
 from paddock.wire.hello import Enrol, Hello, Output, Relay, Status
-from paddock.wire.messages import JSON, Code, Command, Failure, Success
+from paddock.wire.messages import JSON, Code, Command, Failure, Malformed, Success
 from paddock.wire.methods import Toward, UnknownMethod
 from paddock.wire.session import Act, Answered, Close, Deliver, Send, Session, Side
 
@@ -28,12 +29,23 @@ BATCH = 64
 """Commands that are taken from the queue at once."""
 SILENCE = 5.0
 """Seconds that an older session gets to answer before a newer one takes its identity."""
+LONGEST_REASON = 120
+"""Bytes that a WebSocket's close has for its reason."""
 SLOW = 30.0
 """Seconds that a message may wait for a side that does not read; then the connection is cut."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Transmit = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+WIDEN = "paddock.widen"
+"""What a transport that takes little from strangers puts into a scope's extensions: called after a good hello.
+Spelt as in adapters.links.sockets, which this module does not know."""
+
+
+def _nothing() -> None:
+    """A transport without such a limit."""
 
 
 class Gone(Exception):
@@ -47,6 +59,8 @@ class Hub:
         self._desk: Desk | None = None
         self._live: dict[str, Connection] = {}
         self._all: set[Connection] = set()
+        # Forgotten when the last connection that waits for its turn or has it lets go.
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def attach(self, desk: Desk) -> None:
         """Set the desk; the desk needs the hub's links, so neither can be made with the other."""
@@ -76,7 +90,8 @@ class Hub:
         """Serve one WebSocket to its end."""
         if self._desk is None:
             raise AssertionError("hub: it serves before it has a desk")
-        connection = Connection(self._desk, receive, send, self)
+        widen = scope.get("extensions", {}).get(WIDEN, _nothing)
+        connection = Connection(self._desk, receive, send, self, widen=widen)
         self._all.add(connection)
         try:
             await connection.serve()
@@ -94,6 +109,12 @@ class Hub:
         if self._live.get(connection.agent) is connection:
             del self._live[connection.agent]
 
+    def turn(self, identity: str) -> asyncio.Lock:
+        """Connections of one identity are let in one after the other: the last one let in is the live one."""
+        lock = self._turns.get(identity) or asyncio.Lock()
+        self._turns[identity] = lock
+        return lock
+
     async def probe(self, agent: str) -> bool:
         """Whether the agent's live session answers a ping."""
         live = self._live.get(agent)
@@ -108,8 +129,9 @@ def steady() -> datetime:
 class Connection:
     """One WebSocket: receives, sends what is queued, and keeps the heartbeat."""
 
-    def __init__(self, desk: Desk, receive: Receive, send: Transmit, hub: Hub) -> None:
+    def __init__(self, desk: Desk, receive: Receive, send: Transmit, hub: Hub, *, widen: Callable[[], object]) -> None:
         self._desk = desk
+        self._widen = widen
         self._receive = receive
         self._send = send
         self._hub = hub
@@ -120,6 +142,7 @@ class Connection:
         self._ended = asyncio.Event()
         self._answered = asyncio.Event()
         self._end_reason = ""
+        self._admission: asyncio.Future[dict[str, JSON]] | None = None
         self._sending = asyncio.Lock()
         self.agent = ""
         self._name = secrets.token_hex(6)
@@ -139,8 +162,8 @@ class Connection:
         self._answered.clear()
         ping = Command(id=f"probe-{secrets.token_hex(4)}", method="ping", params={})
         try:
-            await self._put(self._session.send_command(ping, steady()))
             async with asyncio.timeout(SILENCE):
+                await self._put(self._session.send_command(ping, steady()))
                 await self._answered.wait()
         except (TimeoutError, Gone, Refused):
             return False
@@ -166,7 +189,11 @@ class Connection:
     async def _leave(self) -> None:
         with contextlib.suppress(Exception):  # the other side may be gone already; there is nobody to tell
             async with asyncio.timeout(1):
-                await self._send({"type": "websocket.close", "code": 1000, "reason": self._end_reason[:100]})
+                reason = self._end_reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+                await self._send({"type": "websocket.close", "code": 1000, "reason": reason})
+        if self._admission is not None:
+            # Cut off while it is being let in: that ends in order, or its session would stay recorded as live.
+            await asyncio.wait([self._admission])
         if self.agent:
             self._hub.forget(self)
             await self._desk.left(self.agent, self._name)
@@ -215,8 +242,15 @@ class Connection:
         command = Command(
             id=ordered.id, method=ordered.method, params=_json(ordered.params), seq=ordered.seq, epoch=self._epoch
         )
-        if ordered.id not in self._session.unanswered:
-            await self._put(self._session.send_command(command, steady()))
+        if ordered.id in self._session.unanswered:
+            return
+        try:
+            text = self._session.send_command(command, steady())
+        except Malformed as exc:
+            # No connection will ever carry it: it ends here, or it would end every session of this agent.
+            await self._desk.answered(self.agent, ordered.id, result=None, code=Code.BAD_PARAMS, message=exc.message)
+            return
+        await self._put(text)
 
     async def _put(self, text: str) -> None:
         async with self._sending:
@@ -226,6 +260,9 @@ class Connection:
             except TimeoutError:
                 self.end("it did not read for too long")
                 raise Gone from None
+            except (OSError, RuntimeError) as exc:  # what a server says of a connection that is over
+                self.end(f"cut off: {exc}")
+                raise Gone from exc
 
     async def _act(self, acts: list[Act]) -> None:
         for act in acts:
@@ -260,6 +297,8 @@ class Connection:
             response = Failure(id=command.id, code=Code.UNKNOWN_METHOD, msg=str(exc))
         except BadParams as exc:
             response = Failure(id=command.id, code=Code.BAD_PARAMS, msg=str(exc))
+        except Conflict as exc:
+            response = Failure(id=command.id, code=Code.BUSY, msg=exc.message)
         except Stale as exc:
             response = Failure(id=command.id, code=Code.STALE, msg=exc.message)
         except Refused as exc:
@@ -272,8 +311,8 @@ class Connection:
             self._end_reason = f"refused: {response.msg}"
             raise Gone
         if command.method == "hello":
+            self._widen()
             self._welcomed.set()
-            self._hub.register(self)
             self.nudge()
 
     async def _carry_out(self, command: Command, params: dict[str, JSON]) -> dict[str, JSON]:
@@ -290,7 +329,9 @@ class Connection:
                 agent, token = await self._desk.enrol(Enrol.from_params(command.params))
                 return {"agent": agent, "token": token}
             case "relay":
-                self._relay = Relay.from_params(command.params)
+                relay = Relay.from_params(command.params)
+                await self._desk.vouched(relay)
+                self._relay = relay
             case "token":
                 await self._desk.rotate(self.agent, str(params["new"]))
             case _:
@@ -298,9 +339,20 @@ class Connection:
         return {}
 
     async def _admit(self, hello: Hello) -> dict[str, JSON]:
-        admitted = await self._desk.admit(hello, relay=self._relay, session=self._name, probe=self._hub.probe)
-        self.agent = admitted.agent
-        self._epoch = admitted.welcome.epoch
+        self._admission = asyncio.ensure_future(self._let_in(hello, self._relay))
+        try:
+            return await asyncio.shield(self._admission)
+        finally:
+            if self._admission.done():
+                self._admission = None
+
+    async def _let_in(self, hello: Hello, relay: Relay | None) -> dict[str, JSON]:
+        identity = f"{relay.environment}/{relay.machine}" if relay is not None else f"{hello.agent}"
+        async with self._hub.turn(identity):
+            admitted = await self._desk.admit(hello, relay=relay, session=self._name, probe=self._hub.probe)
+            self.agent = admitted.agent
+            self._epoch = admitted.welcome.epoch
+            self._hub.register(self)
         return admitted.welcome.params()
 
 
