@@ -18,6 +18,7 @@ from paddock.adapters.clocks.system import SystemClock
 from paddock.adapters.forges.gerrit import GerritForge
 from paddock.adapters.forges.replay import ReplayForge
 from paddock.adapters.links.hub import Hub
+from paddock.adapters.links.sockets import Frames, Requests, bound
 from paddock.adapters.stores.sql import SqlStore, open_store
 from paddock.client import finding
 from paddock.core import access
@@ -281,9 +282,8 @@ class _Web(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,  # type: ignore[arg-type]
-                http="httptools",
-                ws="websockets-sansio",
-                ws_max_size=2 << 20,
+                http=Requests,
+                ws=Frames,
                 ws_ping_interval=None,  # the agents' protocol has its own
                 ws_per_message_deflate=False,
                 lifespan="on",
@@ -375,6 +375,7 @@ def bind(listen: str) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, int(port)))
+        bound(sock)
     except (OSError, ValueError) as exc:
         sock.close()
         reason = exc.strerror if isinstance(exc, OSError) else "not host:port"
