@@ -109,7 +109,6 @@ def queue_run(tables: Tables, means: Means, run: Run, *, now: datetime) -> None:
             run,
             state=runs.LIFECYCLE.step(run.state, runs.Signal.LEASE),
             lease=lease.id,
-            spans=(Span(phase="wait", began=now),),
         )
         move(tables, "runs", run, leasing, runs.Signal.LEASE, now=now)
 
@@ -200,7 +199,7 @@ def _prepare(tables: Tables, run: Run, environment: Environment, *, now: datetim
         fence=environment.fence,
         phase=Phase.HELLO,
         phase_since=now,
-        spans=(*(replace(span, ended=now) for span in run.spans), Span(phase=Phase.HELLO.value, began=now)),
+        spans=(Span(phase=Phase.HELLO.value, began=now),),
     )
     move(tables, "runs", run, preparing, runs.Signal.PREPARE, now=now, by=f"lease {run.lease}")
 
