@@ -674,9 +674,11 @@ class FakeForge:
 
     def _event(self, heard: Heard, said: Mapping[str, Any], change: Change | None) -> Event:
         kind = said["type"]
+        if not isinstance(kind, str):
+            raise TypeError("its type is no text")
         return _event(
             heard,
-            kind=Kind(kind) if kind in Kind else Kind.OTHER,
+            kind=Kind(kind) if kind in {known.value for known in Kind} else Kind.OTHER,
             type=kind,
             author=said.get("author", ""),
             comment=said.get("comment", ""),

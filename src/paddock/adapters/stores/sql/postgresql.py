@@ -3,8 +3,10 @@
 Effects: idempotent.
 """
 
+import contextlib
 import os
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 import psycopg
 from sqlalchemy.engine import make_url
@@ -21,6 +23,8 @@ FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.classid::bigint = %s AND l.database = a.datid AND l.granted
   AND l.objid::bigint = hashtext(current_schema())::bigint & 4294967295
 """
+_PATIENCE = 1.0
+"""Seconds that opening waits for the lock."""
 _KEY = 0x7061646B
 """`padk`: which of a database's advisory locks is ours."""
 
@@ -46,9 +50,15 @@ class PostgreSQL:
 
     def lock(self) -> None:
         connection = self.connect()
-        if connection.execute(_LOCK, (_KEY,)).fetchone()[0]:
-            self._lock = connection
-            return
+        until = time.monotonic() + _PATIENCE
+        while not connection.execute(_LOCK, (_KEY,)).fetchone()[0]:
+            # PostgreSQL may need a moment to notice that a killed server's connection is gone.
+            if time.monotonic() > until:
+                self._refuse(connection)
+            time.sleep(0.05)
+        self._lock = connection
+
+    def _refuse(self, connection: Any) -> NoReturn:
         owner = connection.execute(_OWNER, (_KEY,)).fetchone()
         connection.close()
         raise Refused(
@@ -58,6 +68,9 @@ class PostgreSQL:
 
     def unlock(self) -> None:
         if self._lock is not None:
+            # Said aloud: closing alone is noticed later, and the next server would be refused meanwhile.
+            with contextlib.suppress(psycopg.Error):
+                self._lock.execute("SELECT pg_advisory_unlock_all()")
             self._lock.close()
             self._lock = None
 
