@@ -83,7 +83,17 @@ class Command:
         with theirs:
             try:
                 return subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _WARDEN, str(_ROOT), str(theirs.fileno()), *self._argv],
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-c",
+                        _WARDEN,
+                        str(_ROOT),
+                        str(theirs.fileno()),
+                        f"{self._grace:.3f}",
+                        *self._argv,
+                    ],
                     pass_fds=[theirs.fileno()],
                     env=self._environment,
                 )

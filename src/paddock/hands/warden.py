@@ -22,9 +22,6 @@ from typing import NoReturn
 
 from paddock.hands import trees
 
-CALLER_GONE_GRACE = 5.0
-LINGERING_GRACE = 5.0
-"""Seconds that what the command left behind gets to end by itself."""
 _LOOK_EVERY = 0.02
 _GIVE_UP_AFTER = 15.0
 """Seconds of KILL after which what still lives is stuck in the kernel or is not ours to kill."""
@@ -40,8 +37,9 @@ def _now() -> float:
 class Warden:
     """One command's tree, from its fork to the end of the last of it."""
 
-    def __init__(self, channel: socket.socket, argv: list[str]) -> None:
+    def __init__(self, channel: socket.socket, argv: list[str], *, grace: float) -> None:
         self._channel = channel
+        self._grace = grace  # seconds for what the command leaves behind, and for all of it when the caller dies
         self._argv = argv
         self._poll = select.poll()
         self._said = b""
@@ -124,7 +122,7 @@ class Warden:
             data = b""
         if not data:
             self._poll.unregister(self._channel)
-            self._end(CALLER_GONE_GRACE)
+            self._end(self._grace)
             return
         *lines, self._said = (self._said + data).split(b"\n")
         for line in lines:
@@ -153,7 +151,7 @@ class Warden:
                     break
                 if pid == self._main:
                     self._status = status
-                    self._end(LINGERING_GRACE)
+                    self._end(self._grace)
         except ChildProcessError:
             self._is_childless = True
 
@@ -177,11 +175,11 @@ def _let_go_of_streams() -> None:
 
 
 def main() -> None:
-    """Hold the command after the first argument, which is the channel's descriptor."""
-    handle, *argv = sys.argv[2:]
+    """Hold the command after the first arguments: where this package lies, the channel's descriptor, the grace."""
+    handle, grace, *argv = sys.argv[2:]
     channel = socket.socket(fileno=int(handle))
     channel.set_inheritable(False)
     trees.become_subreaper()
     trees.call_myself("paddock-warden")
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    Warden(channel, argv).hold()
+    Warden(channel, argv, grace=float(grace)).hold()
