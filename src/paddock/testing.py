@@ -637,7 +637,7 @@ class FakeForge:
         try:
             said = json.loads(heard.raw)
             return self._event(heard, said, _change(said))
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             return _event(heard, kind=Kind.OTHER, type="", outcome=f"not readable: {exc}")
 
     async def find(self, change: Change, link: str) -> bool:
