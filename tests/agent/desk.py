@@ -5,7 +5,7 @@ import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,7 +32,6 @@ class Seat:
     relay: Relay | None
     session: Session
     connection: ServerConnection
-    waiting: dict[str, "asyncio.Future[Success | Failure]"] = field(default_factory=dict)
 
 
 class Desk:
@@ -58,6 +57,7 @@ class Desk:
         self.unanswered: dict[str, tuple[str, Command]] = {}
         self._seqs = itertools.count(1)
         self._changed = asyncio.Event()
+        self._waiting: dict[str, asyncio.Future[Success | Failure]] = {}
 
     @contextlib.asynccontextmanager
     async def open(self, port: int = 0) -> AsyncIterator["Desk"]:
@@ -90,9 +90,8 @@ class Desk:
     async def ask(self, command: Command, *, agent: str = "host", limit: float = 20) -> Success | Failure:
         """Send it and wait for its answer; after a reconnection it is sent again."""
         self.unanswered[command.id] = (agent, command)
-        seat = await self.here(agent)
-        answer = seat.waiting.setdefault(command.id, asyncio.get_running_loop().create_future())
-        await self._send(seat, command)
+        answer = self._waiting[command.id] = asyncio.get_running_loop().create_future()
+        await self._send(await self.here(agent, limit), command)
         async with asyncio.timeout(limit):
             response = await asyncio.shield(answer)
         self.unanswered.pop(command.id, None)
@@ -131,7 +130,7 @@ class Desk:
                         case Deliver(command=command):
                             await self._take(session, connection, command, state)
                         case Answered(request=request, response=response):
-                            self._hear(state["seat"], request, response)
+                            self._hear(request, response)
                         case Send(text=reply):
                             await connection.send(reply)
                         case Close():
@@ -231,9 +230,10 @@ class Desk:
             if command.id not in seat.session.unanswered:
                 await seat.connection.send(seat.session.send_command(command, now()))
 
-    def _hear(self, seat: Seat | None, request: Command, response: Success | Failure) -> None:
+    def _hear(self, request: Command, response: Success | Failure) -> None:
         self.unanswered.pop(request.id, None)
-        if seat is not None and (waiting := seat.waiting.pop(request.id, None)) is not None and not waiting.done():
+        waiting = self._waiting.pop(request.id, None)
+        if waiting is not None and not waiting.done():
             waiting.set_result(response)
         self._changed.set()
 

@@ -86,7 +86,9 @@ class Machine:
 
     async def supervise(self) -> None:
         """Start the agent again whenever it is dead; for ever."""
+        loop = asyncio.get_running_loop()
         while True:
+            born = loop.time()
             try:
                 await self.start()
                 found = self.agent
@@ -97,7 +99,8 @@ class Machine:
                 _log.error("a machine's agent does not start", extra={**self._fields(), "why": exc.message})
             if self._child is not None:
                 self._child.poll()  # so that a dead child is no zombie
-            await asyncio.sleep(_RESTART_AFTER)
+            # One that dies at once is not started faster and faster.
+            await asyncio.sleep(max(_RESTART_AFTER - (loop.time() - born), 0.05))
 
     async def clean(self, *, fence: int) -> int:
         """End everyone but the agent and its launcher, empty the directories, prove both; how many were ended.
@@ -238,6 +241,8 @@ class Machine:
             directory.mkdir(mode=0o700, exist_ok=True)
         self.work.mkdir(mode=0o755, exist_ok=True)
         known = self.record
+        # A dead agent's socket would look served.
+        self._line.unlink(missing_ok=True)
         words = ["run", "--line", f"unix:{self._line}", "--state", str(self._state), "--work", str(self.work)]
         words += ["--environment", known.environment, "--machine", known.machine, "--address", known.address]
         words += ["--cgroup", known.cgroup] if known.cgroup else []
