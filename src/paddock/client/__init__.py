@@ -8,10 +8,14 @@
 Everything else is a call that either client sends: `client.send(calls.runs(state="running"))`.
 """
 
-from paddock.client.asynchronous import AsyncClient, AsyncHeld
+from typing import TYPE_CHECKING
+
 from paddock.client.errors import LeaseLost, NoEnvironment, NotAllowed, Unreachable
 from paddock.client.finding import Place, find
-from paddock.client.sync import Client, Held
+
+if TYPE_CHECKING:
+    from paddock.client.asynchronous import AsyncClient, AsyncHeld
+    from paddock.client.sync import Client, Held
 
 __all__ = [
     "AsyncClient",
@@ -25,3 +29,22 @@ __all__ = [
     "Unreachable",
     "find",
 ]
+
+
+def __getattr__(name: str) -> object:
+    
+def __getattr__(name: str) -> object:
+    """Loaded when it is named: the server, which only records its address here, carries no HTTP client for it."""
+    from paddock.client import errors, finding
+
+    if name in ("Client", "Held"):
+        from paddock.client import sync as home
+    elif name in ("AsyncClient", "AsyncHeld"):
+        from paddock.client import asynchronous as home
+    else:
+        home = errors if name in __all__ and hasattr(errors, name) else finding
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(home, name)
+    globals()[name] = found
+    return found
