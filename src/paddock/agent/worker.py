@@ -410,7 +410,15 @@ class Worker:
     async def _lose(self, running: _Running, why: Lost) -> Outcome:
         """Its keeper is dead and left no record: nobody knows how it ended, but it has ended when this returns."""
         task, directory = running.call.task, running.call.directory
-        left = await trees.end(lambda: trees.marked("PADDOCK_TASK", task), grace=self._settings.grace)
+        group = self._place.group_of(task)
+
+        def find() -> list[trees.Identity]:
+            found = trees.marked("PADDOCK_TASK", task)
+            return found + trees.Cgroup(path=group).procs() if group is not None else found
+
+        left = await trees.end(find, grace=self._settings.grace)
+        if group is not None:
+            trees.Cgroup(path=group).remove()
         output = directory / "output"
         streams = {OUTPUT_STREAM: Stream(path=str(output), length=output.stat().st_size)} if output.exists() else {}
         msg = f"{why.message}; {len(left)} of its processes were still there and were ended" if left else why.message

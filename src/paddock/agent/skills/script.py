@@ -3,7 +3,6 @@
 Effects: journaled; the ledger knows the keeper before its gate opens.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +42,7 @@ def prepare(place: Place, call: Call) -> Order:
         user=call.text("user") or None,
         output_limit=call.number("output_limit", 1 << 30),
         background=call.params.get("background") is True,
-        cgroup=group_of(place, call.task),
+        cgroup=place.group_of(call.task),
     )
 
 
@@ -68,13 +67,6 @@ def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
         results.mkdir(parents=True, exist_ok=True)
     env[_RESULTS] = str(results)
     return env
-
-
-def group_of(place: Place, task: str) -> Path | None:
-    """A control group for one task, below the machine's; the id is hashed, as it may hold what a file name may not."""
-    if place.cgroup is None:
-        return None
-    return place.cgroup / f"t-{hashlib.sha256(task.encode()).hexdigest()[:16]}"
 
 
 def conclude(call: Call, ended: Exit) -> Outcome:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from paddock.agent.entry import Outcome, Stream
 from paddock.agent.floor import Floor
+from paddock.agent.paths import name_for
 from paddock.core.errors import PaddockError, Refused, Stale
 from paddock.hands.exit import Exit
 from paddock.hands.order import Order
@@ -36,6 +37,10 @@ class Place:
     """The machine's own group; each task gets one below it."""
     running: Callable[[], int] = lambda: 0
     """How many tasks run now."""
+
+    def group_of(self, task: str) -> Path | None:
+        """A control group for one task, where the machine has one."""
+        return self.cgroup / f"t-{name_for(task)}" if self.cgroup is not None else None
 
     def resolve(self, path: str) -> Path:
         """A param's path as an absolute one. Refused on a machine if it leads out of the machine's directory."""

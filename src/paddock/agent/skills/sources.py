@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from paddock.agent.entry import Outcome
 from paddock.agent.skills.script import conclude as conclude_script
-from paddock.agent.skills.script import group_of, variables
+from paddock.agent.skills.script import variables
 from paddock.agent.skills.skill import Call, Deed, Place, Program
 from paddock.core.errors import Refused
 from paddock.hands.exit import Exit
@@ -72,7 +72,7 @@ def prepare(place: Place, call: Call) -> Order:
         env={**passed, **variables(place, {}), **_ISOLATION},
         cwd=place.work,
         limit=call.limit,
-        cgroup=group_of(place, call.task),
+        cgroup=place.group_of(call.task),
     )
 
 
