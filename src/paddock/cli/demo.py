@@ -1,4 +1,4 @@
-"""`paddock demo`: the main job, from a recorded or a real Gerrit to the report, on this machine."""
+"""`paddock demo`: the main job on this machine, from a comment on a Gerrit to the report."""
 
 import importlib
 import re

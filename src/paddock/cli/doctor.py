@@ -1,4 +1,4 @@
-"""`paddock doctor`: what Paddock needs here, whether it is there, and the command that mends it."""
+"""`paddock doctor`: what Paddock needs here, whether it is there, and what mends it."""
 
 import os
 import platform

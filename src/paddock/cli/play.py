@@ -1,4 +1,4 @@
-"""What the demo shows while it plays: events explained, runs as they go, the report, the verdict on all of it."""
+"""What the demo shows while it plays: events explained, runs as they go, the report."""
 
 import time
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The demo's stage: a server and a host's agent as children, in a directory of their own, ended without a trace.
+"""The demo's stage: server and agent as children in one directory, ended without a trace.
 
 Effects: none that outlive it, also when the demo is interrupted.
 """

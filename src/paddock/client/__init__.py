@@ -8,6 +8,7 @@
 Everything else is a call that either client sends: `client.send(calls.runs(state="running"))`.
 """
 
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from paddock.client.errors import LeaseLost, NoEnvironment, NotAllowed, Unreachable
@@ -32,18 +33,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    
-def __getattr__(name: str) -> object:
     """Loaded when it is named: the server, which only records its address here, carries no HTTP client for it."""
-    from paddock.client import errors, finding
-
+    home: ModuleType
     if name in ("Client", "Held"):
         from paddock.client import sync as home
     elif name in ("AsyncClient", "AsyncHeld"):
         from paddock.client import asynchronous as home
     else:
-        home = errors if name in __all__ and hasattr(errors, name) else finding
-    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(home, name)
     globals()[name] = found
