@@ -49,9 +49,9 @@ class Door:
     """The ASGI app that the server runs: `inner` behind the table of roles, `agents` (WebSocket) beside it."""
 
     def __init__(self, site: Site, inner: ASGIApp, routes: Iterable[BaseRoute], pages: Pages, agents: ASGIApp | None):
+        self.routes = list(routes)
         self._site = site
         self._inner = inner
-        self._routes = list(routes)
         self._pages = pages
         self._agents = agents
         self._hot = Hot(site.actions)
@@ -113,7 +113,7 @@ class Door:
     def _route(self, scope: Scope) -> str:
         """The template of the route that will answer; `Refusal` 404 or 405 where there is none."""
         partial = False
-        for route in self._routes:
+        for route in self.routes:
             match, _ = route.matches(scope)
             if match is Match.FULL:
                 return str(getattr(route, "path", ""))

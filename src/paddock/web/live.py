@@ -21,6 +21,8 @@ BEAT = 15.0
 """Seconds of silence after which a comment is sent, so that a dead connection is noticed."""
 PATIENCE = 30.0
 """Seconds that a listener may take to accept what was sent."""
+SILENCE = 1.0
+"""Seconds of silence of a log after which is asked whether it has ended."""
 AT_MOST = 500
 """Listeners of one server; the next one is told to come back later."""
 
@@ -177,13 +179,13 @@ async def grown(
                 # A viewer draws a few times a second; whatever came meanwhile is one more event.
                 await asyncio.sleep(0.05)
                 continue
-            # Waits for: growth of the log, or a second in which its command may have ended.
-            if await bell.wait(1.0):
+            # Waits for: growth of the log, or a while in which its command may have ended.
+            if await bell.wait(SILENCE):
                 continue
             if await has_ended() and told == (await archive.length(name) or 0):
                 yield message({"length": told}, event="end")
                 return
-            quiet += 1.0
+            quiet += SILENCE
             if quiet >= BEAT:
                 quiet = 0.0
                 yield b": still here\n\n"
@@ -211,13 +213,13 @@ async def appended(
                 )
                 offset += len(data)
                 continue
-            # Waits for: growth of the log, or a second in which its command may have ended.
-            if await bell.wait(1.0):
+            # Waits for: growth of the log, or a while in which its command may have ended.
+            if await bell.wait(SILENCE):
                 continue
             if await has_ended() and offset >= (await archive.length(name) or 0):
                 yield message({"length": offset}, event="end")
                 return
-            quiet += 1.0
+            quiet += SILENCE
             if quiet >= BEAT:
                 quiet = 0.0
                 yield b": still here\n\n"

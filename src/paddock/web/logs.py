@@ -181,11 +181,13 @@ class Logs:
         An empty cursor begins at the beginning; `end` begins so that about `count` of the newest lines follow. A last
         line without its newline is told once nothing more can follow it.
         """
-        offsets = _offsets(cursor) if cursor != "end" else await self._near_end(streams, count)
+        is_end = cursor == "end"
+        offsets = await self._near_end(streams, count) if is_end else _offsets(cursor)
         parts: list[list[_Part]] = []
         horizon = ""
         for stream in streams:
-            part, is_cut = await self._following(stream, offsets.get(stream.name, 0), count)
+            # From near the end all is read: which lines are the newest shows only once they are merged.
+            part, is_cut = await self._following(stream, offsets.get(stream.name, 0), _WINDOW if is_end else count)
             parts.append(part)
             # Beyond the last line that was read of a longer stream its next lines may be older than those of others.
             if is_cut and part and (last := part[-1].line.at):
@@ -193,8 +195,8 @@ class Logs:
         found = list(merge(*parts, key=lambda part: part.line.at or ""))
         if horizon:
             found = [part for part in found if (part.line.at or "") <= horizon]
-        found = found[-count:] if cursor == "end" else found[:count]
-        if cursor == "end":
+        found = found[-count:] if is_end else found[:count]
+        if is_end:
             offsets |= {stream[-1].line.stream: stream[-1].end for stream in parts if stream}
         else:
             offsets |= {part.line.stream: part.end for part in found}

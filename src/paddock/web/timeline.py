@@ -135,8 +135,7 @@ def cost_of(run: Run, *, now: datetime) -> Cost:
 def ownership(environment: Environment, history: Sequence[Transition], axis: Axis, *, now: datetime) -> list[Segment]:
     """Which state an environment was in, and whose it was."""
     found = []
-    for step, following in zip(history, [*history[1:], None], strict=True):
-        ended = following.at if following else now
+    for step, ended in zip(history, [*(each.at for each in history[1:]), now], strict=False):
         if step.after == EnvironmentState.GONE:
             continue
         title = f"{words(step.after)} {brief(ended - step.at)}" + (f", {step.by}" if step.by else "")

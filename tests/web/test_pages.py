@@ -1,0 +1,161 @@
+"""Pages are whole, escape what others wrote, and ask nobody outside."""
+
+import re
+
+import httpx
+import pytest
+
+from tests.web.conftest import HTML, ask
+from tests.web.scene import HOSTILE, OPERATOR, Scene, make
+
+OUTSIDE = re.compile(r"""(src|href|action)=["'](?!/|#|\?|https?://(review|ci|wiki)\.example\.org)""")
+PAGES = (
+    "/",
+    "/runs",
+    "/runs/110/",
+    "/runs/110/?machine=compute",
+    "/runs/110/?machine=all",
+    "/runs/118/",
+    "/runs/119/",
+    "/runs/121/",
+    "/rounds/30",
+    "/rounds/43",
+    "/changes/review/912340",
+    "/changes/review/912345",
+    "/environments",
+    "/environments/two-node-1",
+    "/environments/two-node-4",
+    "/hosts",
+    "/agents/a-vm-1",
+    "/agents/two-node-1.compute",
+    "/leases",
+    "/leases/l121",
+    "/leases/l118",
+    "/events",
+    "/events/30",
+    "/events/40",
+    "/login",
+    "/docs",
+    "/runs?job=dsvm-migrate&verdict=failure",
+    "/events?kind=gap",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secret", ["", OPERATOR])
+async def test_every_page_is_whole_and_its_text_is_text(scene: Scene, secret: str) -> None:
+    async with ask(scene, secret) as client:
+        for page in PAGES:
+            answer = await client.get(page, headers=HTML)
+            assert answer.status_code == 200, page
+            assert answer.text.rstrip().endswith("</html>"), page
+            assert "<script>" not in answer.text, page
+            assert not re.search(
+                r"""(src|href|action)=["'](?!/|#|\?|https?://(review|ci|wiki)\.example\.org)""", answer.text
+            ), page
+            assert " style=" not in answer.text, page
+            assert not re.search(r"\son\w+=", answer.text), page
+
+
+async def test_hostile_text_is_shown_as_it_was_written(client: httpx.AsyncClient) -> None:
+    shown = HOSTILE.replace("<", "&lt;").replace(">", "&gt;")
+    for page in ("/runs/110/", "/changes/review/912340", "/events", "/events/30", "/rounds/30", "/runs"):
+        assert shown in (await client.get(page)).text, page
+
+
+async def test_every_answer_forbids_what_it_does_not_need(client: httpx.AsyncClient) -> None:
+    for address in ("/", "/api/v1/runs", "/static/paddock.css", "/nowhere", "/runs/110/log/main-2-controller"):
+        headers = (await client.get(address, headers=HTML)).headers
+        assert "default-src 'none'" in headers["content-security-policy"], address
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+
+
+async def test_a_first_day_says_what_to_do_next() -> None:
+    scene = await make(empty=True)
+    async with ask(scene) as client:
+        for page, words in {
+            "/": "Nothing runs.",
+            "/runs": "No run yet.",
+            "/environments": "None is built",
+            "/hosts": "No host is configured.",
+            "/leases": "Nothing is lent.",
+            "/events": "Nothing was heard yet.",
+        }.items():
+            assert words in (await client.get(page)).text, page
+
+
+async def test_now_shows_who_waits_and_why(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/")).text
+    assert "1 leased, 1 held, 1 cleaning, 1 quarantined, at most 4" in page
+    assert 'class="sq quarantined"' in page
+    assert 'aria-label="two-node-4: quarantined"' in page
+
+
+async def test_a_run_that_failed_shows_its_failed_tests_first_and_what_differs(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/runs/110/")).text
+    assert page.index("test_case_02") < page.index("test_case_00")
+    assert "main-2-controller line 82" in page
+    assert "all 40 instances migrated" in page
+    assert 'aria-label="earlier runs, oldest first: passed, passed, failed, passed, failed"' in page
+
+
+async def test_the_report_stands_as_it_was_posted(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/changes/review/912340")).text
+    told = re.sub(r"<[^>]+>", "", page[page.index('<pre class="report">') :])
+    assert told.startswith(
+        "Build failed.\n\n- dsvm-migrate https://ci.example.org/runs/110/ : FAILURE in 42m 00s\n\nContact: "
+    )
+
+
+async def test_a_gap_is_marked(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/events")).text
+    assert '<tr class="gap"' in page
+    assert "connection reset by peer" in page
+
+
+async def test_a_line_can_be_linked_to(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/runs/110/?machine=controller")).text
+    assert 'id="main-2-controller-L82"' in page
+    assert 'href="#main-2-controller-L82"' in page
+
+
+async def test_the_address_without_a_slash_leads_to_the_one_that_is_posted(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/runs/110")
+    assert (answer.status_code, answer.headers["location"]) == (308, "/runs/110/")
+
+
+@pytest.mark.parametrize("address", ["/runs/999/", "/nowhere", "/changes/review/x", "/events/x", "/static/../app.py"])
+async def test_what_is_not_there_is_said_kindly(client: httpx.AsyncClient, address: str) -> None:
+    answer = await client.get(address, headers=HTML)
+    assert answer.status_code == 404
+    assert "Not here" in answer.text
+    assert (await client.get(address)).json()["error"]["code"] == "missing"
+
+
+async def test_a_private_server_asks_a_reader_to_log_in() -> None:
+    scene = await make(private=True)
+    async with ask(scene) as client:
+        answer = await client.get("/runs/110/", headers=HTML)
+    assert answer.status_code == 401
+    assert 'href="/login?back=/runs/110/"' in answer.text
+
+
+async def test_static_files_may_be_kept_under_the_address_that_pages_use(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/")).text
+    address = re.search(r'href="(/static/paddock\.css\?v=\w+)"', page)
+    assert address
+    assert "immutable" in (await client.get(address[1])).headers["cache-control"]
+    assert (await client.get("/static/paddock.css")).headers["cache-control"] == "no-cache"
+
+
+async def test_a_defect_of_ours_ends_one_request_and_shows_no_traceback(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scene.store, "read", None)
+    async with ask(scene) as client:
+        answer = await client.get("/runs", headers=HTML)
+    assert answer.status_code == 500
+    assert "Traceback" not in answer.text
+    assert "Something is broken" in answer.text
