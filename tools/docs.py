@@ -3,15 +3,17 @@
 import ast
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from paddock import settings
+from paddock import core, settings
 from paddock.core import variables
 from paddock.core.table import Table
+from paddock.wire import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "paddock"
@@ -93,11 +95,47 @@ def draw_states() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def draw_glossary() -> str:
+    """The words, out of the caption of the room of nouns."""
+    words = [line.partition(": ") for line in (core.__doc__ or "").splitlines() if re.match(r"[a-z]+: ", line)]
+    rows = [f"| **{word}** | {meaning} |" for word, _, meaning in sorted(words)]
+    intro = "One word per idea: the same in code, database, API, terminal, pages and documentation."
+    return "\n".join(["# Glossary", "", NOTE, "", intro, "", "| word | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def draw_methods() -> str:
+    """The table of methods, as agents and server check it."""
+    lines = [
+        "# Methods",
+        "",
+        NOTE,
+        "",
+        "What the two ends of the agent protocol ask of each other; see protocol.md.",
+        "",
+    ]
+    for row in methods.describe():
+        if row["method"]:
+            marks = f", {row['marks']}" if row["marks"] else ""
+            lines += ["", f"## `{row['method']}`", "", row["caption"], ""]
+            lines += [
+                f"To the {row['toward']}; effect `{row['effect']}`{marks}; role {row['role']}. Result: {row['result']}"
+            ]
+            continue
+        if lines[-1].startswith("To the"):
+            lines += ["", "| param | kind | needed | bounds | default | what |", "|---|---|---|---|---|---|"]
+        kind = f"{row['kind']}, {row['unit']}" if row["unit"] else row["kind"]
+        cells = (f"`{row['param']}`", kind, row["needed"], row["bounds"], row["default"], row["doc"])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)) + "\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/map.md": draw_map,
     "docs/states.md": draw_states,
     "docs/configuration.md": settings.reference,
     "docs/variables.md": variables.reference,
+    "docs/glossary.md": draw_glossary,
+    "docs/methods.md": draw_methods,
 }
 
 
