@@ -84,7 +84,10 @@ def vouched_for(tables: Tables, relay: Relay) -> Agent:
     machine = next((one for one in environment.machines if one.name == relay.machine), None)
     if machine is None:
         raise Refused(f"relay: {relay.environment} has no machine {relay.machine}")
-    return need(tables.agents, machine.agent, "agent")
+    agent = need(tables.agents, machine.agent, "agent")
+    if agent.shut_out:
+        raise Refused(f"agent {agent.name}: shut out: {agent.shut_out}")
+    return agent
 
 
 def _by_token(tables: Tables, id: str, token: str) -> Agent:
@@ -101,10 +104,16 @@ def _by_token(tables: Tables, id: str, token: str) -> Agent:
 
 
 def shut_out(tables: Tables, agent: Agent, *, now: datetime) -> None:
-    """Two agents answer to one identity: neither is taken until a person has looked."""
+    """Two agents answer to one identity: neither is taken until a person has looked.
+
+    Where it is a machine's nobody need look: what cannot tell its machines apart is destroyed.
+    """
     agent = need(tables.agents, agent.id, "agent")
     reason = "two agents answered to this identity at once"
     tables.agents.swap(agent, replace(agent, shut_out=reason, session="", seen=now))
+    environment = tables.environments.find(agent.environment) if agent.kind is Kind.MACHINE else None
+    if environment is not None and environments.LIFECYCLE.allows(environment.state, environments.Signal.BREAK):
+        break_down(tables, environment, now=now, reason=f"{agent.name}: {reason}", verdict=Verdict.ERROR)
 
 
 @dataclass(frozen=True, kw_only=True)
