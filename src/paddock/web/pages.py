@@ -29,7 +29,7 @@ from paddock.web.logs import Stream, Window
 from paddock.web.reading import WholeRun, need, sorted_cases, streams_of, whole_change, whole_round, whole_run
 from paddock.web.site import IDENTITY, Site
 from paddock.web.spelling import ago, badge, brief, clock_time, iso, linked, size, tone, words
-from paddock.wire.shapes import Failure, Line, Problem, plain
+from paddock.wire.shapes import Failure, Problem, plain
 
 _TITLES = {400: "Not understood", 401: "Please log in", 403: "Not for you", 404: "Not here", 409: "Refused"}
 _OPEN_RUNS = [state for state in runs.State if state is not runs.State.DONE]
