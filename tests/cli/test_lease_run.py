@@ -76,12 +76,12 @@ def start(url: str, tmp_path: Path) -> Iterator[Start]:
         child.communicate()
 
 
-def ended(child: "subprocess.Popen[str]", limit: float = 30) -> tuple[int, str, str]:
+def ended(child: "subprocess.Popen[str]", limit: float = 60) -> tuple[int, str, str]:
     out, err = child.communicate(timeout=limit)
     return child.returncode, out, err
 
 
-def until(condition: Callable[[], bool], limit: float = 10) -> None:
+def until(condition: Callable[[], bool], limit: float = 30) -> None:
     over = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < over, "it did not come true"
@@ -210,7 +210,7 @@ def test_a_silent_server_costs_the_lease_before_its_ttl_does(start: Start, desk:
     code, _, err = ended(child)
     assert code == 121
     assert "no renewal came through" in err
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 5
 
 
 def test_a_long_command_keeps_its_lease(start: Start, desk: Desk) -> None:

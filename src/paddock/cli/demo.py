@@ -127,11 +127,11 @@ def _perform(
         painting.tell(outcome.told())
         sys.stdout.flush()
     if not once:
-        say("")
-        say("  Serving until Ctrl-C. In another terminal:", "bold")
-        say(f"    export PADDOCK_STATE={made.state}")
-        say("    paddock run list; paddock lease run --env two-machines -- sh -c 'cat $PADDOCK_ENVIRONMENT_FILE'")
         with suppress(KeyboardInterrupt):
+            say("")
+            say("  Serving until Ctrl-C. In another terminal:", "bold")
+            say(f"    export PADDOCK_STATE={made.state}")
+            say("    paddock run list; paddock lease run --env two-machines -- sh -c 'cat $PADDOCK_ENVIRONMENT_FILE'")
             while True:
                 made.check()
                 time.sleep(1)
