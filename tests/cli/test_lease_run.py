@@ -151,6 +151,15 @@ def test_who_waits_is_told_what_for(start: Start, desk: Desk) -> None:
     assert "lease l1 waits: 1 ahead; a host" in err
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_the_queue_it_takes_its_request_back(start: Start, desk: Desk, number: signal.Signals) -> None:
+    desk.queue = 100_000
+    child = start("true")
+    until(lambda: desk.count("GET", "/why") > 0)
+    child.send_signal(number)
+    assert (ended(child)[0], desk.state()) == (130, "cancelled")
+
+
 def test_a_daemon_that_left_its_session_is_gone_before_the_lease_is(start: Start, desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     alive: list[bool] = []

@@ -100,8 +100,8 @@ class Desk:
 
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Any, token: str) -> tuple[int, object]:
         self.asked.append((method, path))
-        self.on(method, path)
         try:
+            self.on(method, path)
             found = self._answer(method, path.removeprefix("/api/v1"), body, token)
         except Refusal as exc:
             return exc.status, shapes.plain(shapes.Failure(error=exc.problem))

@@ -8,9 +8,9 @@ import pytest
 
 from paddock.client import Client, LeaseLost, NoEnvironment, NotAllowed, Unreachable, calls
 from paddock.client.calls import Call
-from paddock.core.errors import Missing
+from paddock.core.errors import Broken, Missing
 from paddock.wire import shapes
-from tests.client.desk import TOKEN, Desk, lease
+from tests.client.desk import TOKEN, Desk, Refusal, lease
 
 
 def client_of(desk: Desk, *, token: str = TOKEN) -> Client:
@@ -68,6 +68,19 @@ def test_a_request_granted_while_it_is_taken_back_is_given_back() -> None:
 
     with client_of(desk) as client, pytest.raises(KeyboardInterrupt):
         client.acquire("two-node", ttl=60, waits=interrupt)
+    assert desk.state() == "released"
+
+
+def test_what_cannot_be_described_is_given_back_at_once() -> None:
+    desk = Desk()
+
+    def fail(method: str, path: str) -> None:
+        if "/environments/" in path:
+            raise Refusal(503, "broken", "store: it is read-only")
+
+    desk.on = fail
+    with client_of(desk) as client, pytest.raises(Broken, match="read-only"):
+        client.acquire("two-node", ttl=60)
     assert desk.state() == "released"
 
 

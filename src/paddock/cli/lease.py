@@ -1,9 +1,10 @@
 """`paddock lease`: borrow an environment, use it, give it back."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,13 @@ def _held(
         with kind(client, granted, lost=job.tell_lost) as held:
             if sys.stderr.isatty():
                 click.echo(f"paddock: lease {held.id}: {held.environment} is yours", err=True)
-            ended = job.run(held, say=lambda text: complain(text))
+            try:
+                ended = job.run(held, say=lambda text: complain(text))
+            except BaseException:
+                if not job.has_started:
+                    with suppress(PaddockError):
+                        held.release()
+                raise
             code = _conclude(held, ended)
             if held.loss is None and not ended.left:
                 try:
@@ -216,9 +223,14 @@ def _queue(client: "Client") -> Iterator[Callable[["Lease"], None]]:
             status.append(painting.console(err=True).status(painting.paint(text)))
             status[0].start()
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C does, it takes the request back
     try:
         yield waits
     finally:
+        signal.signal(signal.SIGTERM, before)
         for shown in status:
             shown.stop()
 

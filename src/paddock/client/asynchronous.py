@@ -93,22 +93,18 @@ class AsyncClient:
         """
         asked = term.now()
         lease = await self.send(calls.acquire(pool, ttl=ttl, holder=holder))
-        if not waiting.accept(lease):
-            try:
+        try:
+            if not waiting.accept(lease):
                 lease = await self._wait(lease, waits, None if patience is None else asked + patience)
-            except BaseException:
-                await asyncio.shield(self._withdraw(lease.id))
-                raise
-            # It was granted at some time while we waited: one renewal makes the beginning of its term known.
-            asked = term.now()
-            lease = await self.send(calls.renew(lease.id, fence=lease.fence))
-        lent = await self.send(calls.environment(lease.environment))
-        return Granted(
-            lease=lease,
-            term=waiting.term(lease, since=asked, grace=grace),
-            host=lent.host,
-            machines=lent.machines,
-        )
+                # It was granted at some time while we waited: one renewal makes the beginning of its term known.
+                asked = term.now()
+                lease = await self.send(calls.renew(lease.id, fence=lease.fence))
+            lent = await self.send(calls.environment(lease.environment))
+            since = waiting.term(lease, since=asked, grace=grace)
+        except BaseException:
+            await asyncio.shield(self._withdraw(lease.id))
+            raise
+        return Granted(lease=lease, term=since, host=lent.host, machines=lent.machines)
 
     async def _wait(self, lease: Lease, waits: Callable[[Lease], Awaitable[None]], until: float | None) -> Lease:
         heard = term.now()

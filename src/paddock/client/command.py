@@ -54,6 +54,8 @@ class Command:
         self._was_interrupted = False
         self._is_ending = False
         self._is_lost = False
+        self.has_started = False
+        """Whether there may be a tree: from here on, only `run` knows when it is gone."""
 
     def tell_lost(self) -> None:
         """For another thread: wake the wait, the lease is lost."""
@@ -79,6 +81,7 @@ class Command:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _started(self) -> "subprocess.Popen[bytes]":
+        self.has_started = True
         self._channel, theirs = socket.socketpair()
         with theirs:
             try:

@@ -90,22 +90,18 @@ class Client:
         """
         asked = term.now()
         lease = self.send(calls.acquire(pool, ttl=ttl, holder=holder))
-        if not waiting.accept(lease):
-            try:
+        try:
+            if not waiting.accept(lease):
                 lease = self._wait(lease, waits, None if patience is None else asked + patience)
-            except BaseException:
-                self._withdraw(lease.id)
-                raise
-            # It was granted at some time while we waited: one renewal makes the beginning of its term known.
-            asked = term.now()
-            lease = self.send(calls.renew(lease.id, fence=lease.fence))
-        lent = self.send(calls.environment(lease.environment))
-        return Granted(
-            lease=lease,
-            term=waiting.term(lease, since=asked, grace=grace),
-            host=lent.host,
-            machines=lent.machines,
-        )
+                # It was granted at some time while we waited: one renewal makes the beginning of its term known.
+                asked = term.now()
+                lease = self.send(calls.renew(lease.id, fence=lease.fence))
+            lent = self.send(calls.environment(lease.environment))
+            since = waiting.term(lease, since=asked, grace=grace)
+        except BaseException:
+            self._withdraw(lease.id)
+            raise
+        return Granted(lease=lease, term=since, host=lent.host, machines=lent.machines)
 
     def _wait(self, lease: Lease, waits: Callable[[Lease], None], until: float | None) -> Lease:
         heard = term.now()
