@@ -72,6 +72,9 @@ def step(
         phase=run.phase,
         step=what,
         public_url=public_url,
+        workspace=".",
+        sources=SOURCES if run.spec.sources else "",
+        results=RESULTS,
     )
     limit = remaining(run, now=now)
     if what.background and run.phase is Phase.BEFORE:

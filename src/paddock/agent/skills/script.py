@@ -16,7 +16,10 @@ from paddock.wire.framing import JSON
 from paddock.wire.messages import Code
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_RESULTS = "PADDOCK_RESULTS"
+_DIRECTORIES = {"PADDOCK_WORKSPACE": ".", "PADDOCK_SOURCES": "sources", "PADDOCK_RESULTS": "results"}
+"""The server does not know where a machine's directory lies: what it says of these is relative to it."""
+_DIRECTORIES = ("PADDOCK_WORKSPACE", "PADDOCK_SOURCES", _RESULTS)
+"""Told relative to the machine's directory, which the server does not know."""
 
 
 def methods(place: Place) -> Mapping[str, Deed]:
@@ -53,19 +56,18 @@ def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "HOME": str(place.work) if place.machine else os.environ.get("HOME", str(place.work)),
         "TMPDIR": str(place.temporary),
-        _RESULTS: "results",
+        "PADDOCK_WORKSPACE": ".",
         **given,
-        "PADDOCK_WORK": str(place.work),
     }
     if place.machine:
         env |= {"PADDOCK_ENVIRONMENT": place.environment, "PADDOCK_MACHINE": place.machine}
         if place.address:
             env["PADDOCK_ADDRESS"] = place.address
-    # The server does not know where a machine's directory lies: what it says of results is relative to it.
-    results = place.resolve(env[_RESULTS])
-    if place.machine or _RESULTS in given:
-        results.mkdir(parents=True, exist_ok=True)
-    env[_RESULTS] = str(results)
+    for name in _DIRECTORIES:
+        if name in env:
+            env[name] = str(place.resolve(env[name]))
+    if _RESULTS in env:
+        Path(env[_RESULTS]).mkdir(parents=True, exist_ok=True)
     return env
 
 
