@@ -9,7 +9,7 @@ from paddock.core import host as hosts
 from paddock.core.command import Command, State
 from paddock.core.errors import Broken, Refused, Stale
 from paddock.core.run import Verdict
-from paddock.engine.commanding import LAST_WORDS, agent_log
+from paddock.engine.commanding import LAST_WORDS, Commanding, agent_log
 from paddock.engine.means import order
 from paddock.testing import settle
 from paddock.wire.hello import LOG_STREAM, Enrol, Facts, Output, Status, TaskReport, TaskState
@@ -179,6 +179,17 @@ async def test_output_told_twice_is_stored_once_with_its_times(busy: Scene) -> N
         await busy.desk.output("pair-1.one", out(command.id, b"one\n", times=((0, NOW(busy)),)))
     assert await busy.archive.read(f"{command.archive}.log") == b"one\n"
     assert (await busy.archive.read(f"{command.archive}.times")).count(b"\n") == 1
+
+
+async def test_a_run_is_looked_at_again_when_an_ended_tasks_output_is_whole_and_not_for_each_piece(busy: Scene) -> None:
+    command = greeting(busy)
+    await busy.machine("one").tell(command, TaskState.COMPLETE, result={"exit": 0}, outputs={LOG_STREAM: 8})
+    looks: list[str] = []
+    desk = Commanding(busy.means, grew=lambda name, length: None, stir=looks.append)
+    await desk.output("pair-1.one", out(command.id, b"one\n"))
+    assert looks == []
+    await desk.output("pair-1.one", out(command.id, b"two\n", offset=4))
+    assert looks == [command.run]
 
 
 async def test_there_are_never_more_times_than_bytes(busy: Scene) -> None:

@@ -198,13 +198,18 @@ class Commanding:
         task.note(output.stream, length)
         faults.at("commanding.stored")
         self._grew(name, length)
-        if command.run and not self._is_open(output.task_id):
+        if command.run and self._is_whole(output.task_id, output.stream):
             self._stir(command.run)
         return length
 
-    def _is_open(self, id: str) -> bool:
-        """As it is by now: the task may have ended while its output was written."""
-        return id in self._tasks and self._tasks[id].command.is_open
+    def _is_whole(self, id: str, stream: str) -> bool:
+        """Whether a run may have waited for just this piece: its task has ended (by now) and the stream is all there.
+
+        A final status overtakes up to a megabyte of output, and a look at the run for each piece of it costs more than
+        storing the piece.
+        """
+        task = self._tasks.get(id)
+        return task is None or (not task.command.is_open and task.lacks_nothing_of(stream))
 
     async def _look_up(self, agent: str, id: str) -> "_Task":
         """The task with what is stored of it, remembered until others push it out."""
@@ -293,6 +298,10 @@ class _Task:
         """So much of a stream is stored now."""
         self._total += length - self.lengths.get(stream, 0)
         self.lengths[stream] = length
+
+    def lacks_nothing_of(self, stream: str) -> bool:
+        """Whether as much of a stream is stored as its ended task said that there is."""
+        return self.lengths.get(stream, 0) >= self.command.outputs.get(stream, 0)
 
     def check_sizes(self, output: Output) -> None:
         """The limits are the agent's to keep; what goes beyond them is refused here by name."""
