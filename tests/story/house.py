@@ -2,28 +2,26 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
+from paddock.agent import identity
 from paddock.hands import trees
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
-
-IDENTITY = "identity.json"
-"""What the agent keeps in its state once it is enrolled."""
 
 LINES = [json.loads(line) for line in (ROOT / "examples/gerrit-events.jsonl").read_text().splitlines()]
 RECHECK = LINES[22]
@@ -41,12 +39,13 @@ class House:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.mark = f"house-{uuid.uuid4().hex}"
+        self._strangers = {one.pid for one in trees.descendants(os.getpid())}
         self.state = directory / "server"
         self.agent_state = directory / "agent"
         self.stream = directory / "stream.jsonl"
         self.config = directory / "paddock.yaml"
         self.stream.touch()
+        self._http = httpx.Client(timeout=30, verify=False, trust_env=False)  # one for all: making one is slow
         self.server: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -90,10 +89,14 @@ class House:
         argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
         self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self._environment(environment))
 
+    def serves(self) -> bool:
+        """Whether the server's process lives."""
+        return self.server is not None and self.server.poll() is None
+
     def listens(self) -> bool:
         """Whether the server answers now."""
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"{self.url}/healthz", timeout=2).status_code in (200, 503)
+            return self._http.get(f"{self.url}/healthz", timeout=2).status_code in (200, 503)
         return False
 
     def start_agent(self, **environment: str) -> None:
@@ -101,7 +104,7 @@ class House:
         log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
         argv = [sys.executable, "-m", "paddock.agent", "run", "--server", websocket, "--state", str(self.agent_state)]
-        if not (self.agent_state / IDENTITY).exists():
+        if not (self.agent_state / identity.FILE).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]
         self.agent = subprocess.Popen(
@@ -111,19 +114,23 @@ class House:
     def tend(self, **environment: str) -> None:
         """See that both run: what is dead is started, with `environment` if it was never started before."""
         self._faults = self._faults or environment
-        if self.server is None or self.server.poll() is not None:
+        if not self.serves():
             self.launch_server(**self._faults)
-        self.until(lambda: self.listens() or self.server is None or self.server.poll() is not None, "it listens or dies")
+        self.until(lambda: self.listens() or not self.serves(), "it listens or dies")
         with contextlib.suppress(httpx.HTTPError, AssertionError):
             if self.listens() and (self.agent is None or self.agent.poll() is not None):
                 self.start_agent(**self._faults)
+
+    def tended(self) -> bool:
+        """See that both run, with what they were first started with; always true, for `until`."""
+        self.tend()
+        return True
 
     def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         home = self.directory / "home"
         home.mkdir(exist_ok=True)
         return {
             **os.environ,
-            "PADDOCK_HOUSE": self.mark,
             "XDG_STATE_HOME": str(home),
             "PYTHONPATH": str(ROOT / "src"),
             **extra,
@@ -141,17 +148,21 @@ class House:
         for process in (self.agent, self.server):
             with contextlib.suppress(Exception):
                 self.kill(process)
-        asyncio.run(_end(self.leftovers))
-        shutil.rmtree(self.directory, ignore_errors=True)
+        asyncio.run(_end(self.living))
+        self._http.close()
 
-    def leftovers(self) -> list[trees.Identity]:
-        """Every living process that carries our mark or stands in our directory."""
-        found = {*trees.marked("PADDOCK_HOUSE", self.mark), *trees.inside(self.directory)}
-        return sorted(one for one in found if one.pid != os.getpid())
+    def living(self) -> list[trees.Identity]:
+        """Every process of this house, however it was forked, and whatever it did to its environment."""
+        return [one for one in trees.descendants(os.getpid()) if one.pid not in self._strangers]
 
     def tasks(self) -> list[trees.Identity]:
         """The living processes of this house that belong to a task."""
-        return [one for one in self.leftovers() if _variable(one.pid, "PADDOCK_TASK")]
+        return [one for one in self.living() if variable(one.pid, "PADDOCK_TASK")]
+
+    def machines(self) -> list[trees.Identity]:
+        """The agents of machines: whoever has signed in on a machine's state."""
+        found = (identity.signed_in(state) for state in self.agent_state.glob("machines/*/*/agent"))
+        return [one for one in found if one is not None]
 
     def log(self, name: str) -> str:
         file = self.directory / f"{name}.log"
@@ -163,19 +174,19 @@ class House:
         return {"Authorization": f"Bearer {(self.state / 'operator.token').read_text().strip()}"}
 
     def get(self, path: str, **query: Any) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=query, headers=self._headers(), timeout=30)
+        answer = self._http.get(f"{self.url}/api/v1/{path}", params=query, headers=self._headers())
         answer.raise_for_status()
         return answer.json()
 
     def post(self, path: str, **body: Any) -> Any:
-        answer = httpx.post(f"{self.url}/api/v1/{path}", json=body, headers=self._headers(), timeout=90)
+        answer = self._http.post(f"{self.url}/api/v1/{path}", json=body, headers=self._headers(), timeout=90)
         if answer.is_error:
             raise AssertionError(f"{path}: {answer.status_code} {answer.text}")
         return answer.json()
 
     def text(self, path: str) -> str:
         """A page, a log or an artifact, as anyone gets it."""
-        answer = httpx.get(f"{self.url}{path}", timeout=30)
+        answer = self._http.get(f"{self.url}{path}")
         answer.raise_for_status()
         return answer.text
 
@@ -204,17 +215,30 @@ class House:
         self.until(lambda: len(self.reports()) >= count, f"{count} reports are posted", limit=limit)
         return self.reports()
 
+    def granted(self, id: str) -> dict[str, Any]:
+        """The lease once it is granted."""
+
+        def look() -> dict[str, Any] | None:
+            lease: dict[str, Any] = self.get(f"leases/{id}")
+            return lease if lease["state"] == "granted" else None
+
+        found = self.until(look, f"lease {id} is granted")
+        assert found is not None
+        return found
+
     def until_environments(self, *states: str, limit: float = 60) -> list[dict[str, Any]]:
         """Wait until every environment that is not gone is in one of these states."""
 
         def settled() -> list[dict[str, Any]]:
+            if self._faults:
+                self.tend()
             living = [one for one in self.get("environments")["items"] if one["state"] != "gone"]
             return living if living and all(one["state"] in states for one in living) else []
 
         return self.until(settled, f"every environment is {' or '.join(states)}", limit=limit)
 
 
-def _variable(pid: int, name: str) -> str:
+def variable(pid: int, name: str) -> str:
     """The variable as the process was started with it; empty if it has none, or is gone."""
     try:
         parts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -224,17 +248,33 @@ def _variable(pid: int, name: str) -> str:
     return found[0].partition(b"=")[2].decode(errors="replace") if found else ""
 
 
-async def _end(find: Callable[[], Sequence[trees.Identity]]) -> None:
-    from datetime import timedelta
-
-    await trees.end(lambda: list(find()), grace=timedelta(seconds=1))
+async def _end(find: Callable[[], list[trees.Identity]]) -> None:
+    await trees.end(find, grace=timedelta(seconds=0.2))
 
 
 @contextlib.contextmanager
 def house(directory: Path) -> Iterator[House]:
     """A house that leaves nothing behind."""
-    built = House(directory)
+    with _reaping():
+        built = House(directory)
+        try:
+            yield built
+        finally:
+            built.close()
+
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@contextlib.contextmanager
+def _reaping() -> Iterator[None]:
+    """While it lasts, whoever is orphaned below this process becomes its child: nobody leaves the house unseen."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        yield built
+        yield
     finally:
-        built.close()
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass

@@ -48,7 +48,7 @@ def test_a_recheck_becomes_a_green_report_with_a_vote(paddock: House) -> None:
     run = paddock.get("runs/2")
     assert run["verdict"] == "success"
     assert {case["name"] for case in run["cases"]} == {"one says success", "two says success"}
-    assert [artifact["name"] for artifact in run["artifacts"]] == ["two/logs/kept.txt"]
+    assert [artifact["path"] for artifact in run["artifacts"]] == ["two/logs/kept.txt"]
     log = paddock.text("/api/v1/runs/2/log/main-1-one")
     assert log == "one of change 189221\nprepared\n"
-    assert paddock.until_environments("ready")[0]["fence"] > run["fence"]
+    assert paddock.until_environments("ready")[0]["fence"] > paddock.get(f"leases/{run['lease']}")["fence"]

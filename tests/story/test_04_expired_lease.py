@@ -23,10 +23,7 @@ def test_an_expired_lease_goes_to_who_waits(paddock: House) -> None:
     assert second["state"] == "queued"
     assert paddock.get(f"leases/{second['id']}/why")["ahead"] == 0
 
-    granted = paddock.until(
-        lambda: one if (one := paddock.get(f"leases/{second['id']}"))["state"] == "granted" else None,
-        "the second lease is granted",
-    )
+    granted = paddock.granted(second["id"])
 
     assert granted["environment"] == first["environment"]
     assert granted["fence"] > first["fence"] + 1

@@ -2,13 +2,24 @@
 
 import ast
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.story.house import RECHECK, ROOT, House
+from tests.story.house import RECHECK, ROOT, House, house
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+Death = tuple[str, str]
+"""A crash point, and the variable that arms it: for the server, host's agent and keepers, or for machines' agents."""
 
 CONFIG = """
 - environment: {{name: pair, machines: [{{name: one}}, {{name: two}}], host: local, max: 1}}
@@ -29,7 +40,7 @@ CONFIG = """
 - project: {{name: openstack-dev/ci-sandbox, jobs: [noop, pair]}}
 """
 
-VICTIM = '''
+VICTIM = """
 import os, pathlib, sys
 here = pathlib.Path(sys.argv[1]).read_text().strip()
 results = pathlib.Path(os.environ["PADDOCK_RESULTS"])
@@ -41,15 +52,33 @@ for number in range(2000):
 (results / "logs").mkdir(parents=True, exist_ok=True)
 (results / "logs" / (here + ".txt")).write_text(here * 1000)
 (results / "result.xml").write_text('<testsuite><testcase name="a"/></testsuite>')
-'''
+"""
 
 ELSEWHERE = {
-    "gerrit.": "told to a Gerrit: tests/e2e",
-    "keeping.": "passed once something is old enough to be forgotten: test_11",
-    "agent.prun": "passed once something is old enough to be forgotten: tests/agent",
-    "agent.put": "no job of this story puts a file: tests/agent",
+    "gerrit.heard": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
+    "gerrit.stored": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
+    "gerrit.sending": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
+    "gerrit.sent": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
+    "keeping.removed": "test_11_retention.py::test_a_kill_while_forgetting_leaves_the_rest_to_the_next_start",
+    "agent.putting": "test_10_crash_points.py::test_a_file_that_is_replaced_is_the_old_or_the_new_one_after_a_kill",
+    "agent.put": "test_10_crash_points.py::test_a_file_that_is_replaced_is_the_old_or_the_new_one_after_a_kill",
+    "archive.writing": "test_10_crash_points.py::test_a_file_that_is_replaced_is_the_old_or_the_new_one_after_a_kill",
+    "archive.written": "test_10_crash_points.py::test_a_file_that_is_replaced_is_the_old_or_the_new_one_after_a_kill",
 }
-"""Points that this story does not pass, by prefix, and where they are passed."""
+"""Points that the job of this story does not pass, and the test that passes each."""
+
+MACHINES = {
+    *("agent.forking", "agent.forked", "agent.starting", "agent.started", "agent.opening", "agent.opened"),
+    "agent.output",
+}
+"""Points that only the agents of machines pass here: a host's agent holds no program."""
+
+BOTH = {
+    *("agent.pruning", "agent.pruned", "agent.accepting", "agent.accepted", "agent.working", "agent.worked"),
+    *("agent.finishing", "agent.finished", "agent.telling", "agent.told"),
+    *("agent.acknowledging", "agent.acknowledged"),
+}
+"""Points that the host's agent and those of machines pass."""
 
 ENDS_IN_ERROR = {"keeper.gate_opening", "keeper.gate_opened", "keeper.ended", "keeper.recording"}
 """A keeper that dies while its task may have run: nobody knows how it ended, so it is never run again."""
@@ -60,51 +89,178 @@ def points() -> list[str]:
     found = set()
     for file in sorted((ROOT / "src").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "at"
-            if is_call and isinstance(node.func.value, ast.Name) and node.func.value.id == "faults":  # type: ignore[attr-defined]
-                (name,) = node.args  # type: ignore[attr-defined]
-                assert isinstance(name, ast.Constant), f"{file}: a crash point is named by a literal"
-                found.add(str(name.value))
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="faults"), attr="at"), args=[name]):
+                    assert isinstance(name, ast.Constant), f"{file}: a crash point is named by a literal"
+                    found.add(str(name.value))
     return sorted(found)
 
 
-def here() -> list[str]:
-    return [point for point in points() if not point.startswith(tuple(ELSEWHERE))]
+def here() -> list[tuple[str, str]]:
+    """Each point of this story with who is to die at it."""
+    deaths = []
+    for point in points():
+        if point in ELSEWHERE:
+            continue
+        if point not in MACHINES:
+            deaths.append((point, "PADDOCK_FAULT"))
+        if point in MACHINES | BOTH:
+            deaths.append((point, "PADDOCK_MACHINE_FAULT"))
+    return deaths
 
 
-def test_the_code_names_crash_points() -> None:
-    assert len(here()) > 30
+def test_every_point_that_is_named_here_is_one_of_the_code() -> None:
+    named = {*ELSEWHERE, *MACHINES, *BOTH, *ENDS_IN_ERROR}
+
+    assert named <= set(points())
+    assert len(here()) > 60
 
 
-@pytest.mark.parametrize("point", here())
-def test_a_kill_loses_and_doubles_nothing(point: str, paddock: House) -> None:
-    count, victim, died = paddock.directory / "count", paddock.directory / "victim.py", paddock.directory / "died"
+@pytest.mark.parametrize("test", sorted(set(ELSEWHERE.values())))
+def test_what_is_passed_elsewhere_is_passed_by_a_test_that_exists(test: str) -> None:
+    file, _, name = test.partition("::")
+    source = (Path(__file__).parent / file).read_text()
+
+    assert f"def {name}(" in source
+    for point, where in ELSEWHERE.items():
+        assert where != test or f'"{point}"' in source
+
+
+@pytest.fixture(scope="module")
+def told(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Death, Future[None]]]:
+    """Every story that was asked for, two at a time: one waits for a restart while the other works."""
+    asked: list[Death] = [
+        (str(item.callspec.params["point"]), str(item.callspec.params["who"]))
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.function is test_a_kill_loses_and_doubles_nothing
+    ]
+    # A process each: what a house leaves behind is found among the descendants of its teller.
+    with ProcessPoolExecutor(max_workers=2, mp_context=get_context("fork")) as tellers:
+        yield {death: tellers.submit(tell, *death, tmp_path_factory.mktemp("house")) for death in asked}
+
+
+@pytest.mark.parametrize(("point", "who"), here(), ids=lambda word: word.replace("PADDOCK_", "").lower())
+def test_a_kill_loses_and_doubles_nothing(point: str, who: str, told: dict[Death, Future[None]]) -> None:
+    told[point, who].result()
+
+
+def tell(point: str, who: str, directory: Path) -> None:
+    """The story of one death, and what must be true after it."""
+    count, victim, died = directory / "count", directory / "victim.py", directory / "died"
     victim.write_text(VICTIM.format(count=str(count)))
-    paddock.configure(CONFIG.format(python=os.sys.executable, victim=victim))  # type: ignore[attr-defined]
-    paddock.tell(RECHECK)
+    with house(directory) as paddock:
+        paddock.configure(CONFIG.format(python=sys.executable, victim=victim))
+        paddock.tell(RECHECK)
 
-    paddock.tend(PADDOCK_FAULT=point, PADDOCK_FAULT_ONCE=str(died))
-    paddock.until(lambda: (paddock.tend(), paddock.reports())[1], "the report is posted", limit=90)
-    paddock.until_environments("ready", limit=60)
+        paddock.tend(**{who: point, "PADDOCK_FAULT_ONCE": str(died)})
+        paddock.until(lambda: paddock.tended() and paddock.reports(), "the report is posted", limit=90)
+        paddock.until_environments("ready", limit=60)
+        paddock.until(lambda: paddock.tended() and is_over(paddock), "everything is told and acknowledged")
+        paddock.until(lambda: paddock.tended() and died.exists(), f"{point} is passed", limit=5)
+        paddock.until(lambda: paddock.tended() and paddock.listens(), "the server is back")
 
-    assert died.exists(), f"{point} was not passed"
-    (report,) = paddock.reports()
-    noop, pair = paddock.runs()
-    assert noop["verdict"] == "success"
-    assert pair["verdict"] == ("error" if point in ENDS_IN_ERROR else "success"), pair["reason"]
-    counted = count.read_text().splitlines()
+        (report,) = paddock.reports()
+        assert report["labels"] == {}
+        noop, pair = paddock.runs()
+        assert noop["verdict"] == "success"
+        assert pair["verdict"] == ("error" if point in ENDS_IN_ERROR else "success"), pair["reason"]
+        assert_executed_once(paddock, pair, count.read_text().splitlines() if count.exists() else [])
+        assert_lent_once(paddock, pair)
+        assert not paddock.tasks()
+        assert not left_behind(paddock)
+
+
+PUT = """
+import asyncio, base64, sys
+from pathlib import Path
+from paddock.agent.skills import files
+from paddock.agent.skills.skill import Call, Place
+work = Path(sys.argv[1])
+place = Place(work=work, temporary=work, tasks=work)
+params = {"path": "kept.txt", "data": base64.b64encode(sys.argv[2].encode()).decode(), "offset": 0}
+call = Call(task="t", method="file.put", params=params, environment="", fence=0, directory=work)
+asyncio.run(files.methods(place)["file.put"].act(call))
+"""
+
+WRITE = """
+import asyncio, sys
+from pathlib import Path
+from paddock.adapters.archives.directory import DirectoryArchive
+asyncio.run(DirectoryArchive(Path(sys.argv[1])).write("kept.txt", sys.argv[2].encode()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "point", "survivor"),
+    [
+        (PUT, "agent.putting", "old"),
+        (PUT, "agent.put", "new"),
+        (WRITE, "archive.writing", "old"),
+        (WRITE, "archive.written", "new"),
+    ],
+    ids=["agent.putting", "agent.put", "archive.writing", "archive.written"],
+)
+def test_a_file_that_is_replaced_is_the_old_or_the_new_one_after_a_kill(
+    program: str, point: str, survivor: str, tmp_path: Path
+) -> None:
+    def replace(content: str, **fault: str) -> int:
+        argv = [sys.executable, "-c", program, str(tmp_path), content]
+        return subprocess.run(
+            argv, env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **fault}, check=False
+        ).returncode
+
+    assert replace("old") == 0
+    assert replace("new", PADDOCK_FAULT=point) == -signal.SIGKILL
+
+    assert (tmp_path / "kept.txt").read_text() == survivor
+    assert replace("newer") == 0
+    assert (tmp_path / "kept.txt").read_text() == "newer"
+
+
+def assert_executed_once(paddock: House, run: dict[str, Any], counted: list[str]) -> None:
+    """What the victim itself counted; and where the run went well, every byte that it said."""
     assert len(counted) == len(set(counted)), "a command was executed twice"
-    if pair["verdict"] == "success":
-        assert sorted(line.rsplit(" ", 1)[0] for line in counted) == ["after one", "after two", "main one", "main two"]
-        for phase, machine in (("main", "one"), ("main", "two"), ("after", "one"), ("after", "two")):
-            log = paddock.text(f"/api/v1/runs/{pair['id']}/log/{phase}-1-{machine}")
-            assert log == "".join(f"{phase} {number}\\n" for number in range(2000))
-        assert len(pair["artifacts"]) == 4
-    assert report["labels"] == {}
-    assert not paddock.tasks()
-    assert not left_behind(paddock.agent_state)
+    done = [line.rsplit(" ", 1)[0] for line in counted]
+    assert len(done) == len(set(done)), "a step was executed twice"
+    if run["verdict"] != "success":
+        return
+    assert sorted(done) == ["after one", "after two", "main one", "main two"]
+    for phase, machine in (line.split() for line in done):
+        log = paddock.text(f"/api/v1/runs/{run['id']}/log/{phase}-1-{machine}")
+        assert log == "".join(f"{phase} {number}\n" for number in range(2000))
+    assert {artifact["path"]: artifact["size"] for artifact in run["artifacts"]} == {
+        f"{machine}/logs/{phase}.txt": 1000 * len(phase) for machine in ("one", "two") for phase in ("main", "after")
+    }
+    assert len(run["cases"]) == 2
 
 
-def left_behind(state: Path) -> list[str]:
-    """Files of jobs that are still on the machines."""
-    return [str(file) for file in state.glob("machines/*/*/work/**/*") if file.is_file()]
+def assert_lent_once(paddock: House, run: dict[str, Any]) -> None:
+    """Fences only rise, no environment has two owners at once, and it is clean before it is ready again."""
+    leases = paddock.get("leases")["items"]
+    assert [lease["state"] for lease in leases if lease["run"] == run["id"]] == ["released"]
+    for environment in paddock.get("environments")["items"]:
+        history = paddock.get(f"environments/{environment['id']}")["history"]
+        assert all(older["fence"] <= newer["fence"] for older, newer in pairwise(history))
+        assert all(older["after"] == newer["before"] for older, newer in pairwise(history))
+        lent = [one["fence"] for one in history if one["after"] == "leased"]
+        assert len(lent) == len(set(lent))
+    living = [one for one in paddock.get("environments")["items"] if one["state"] != "gone"]
+    assert [one["pool"] for one in living] == ["pair"], "an environment was lost or made twice"
+
+
+def is_over(paddock: House) -> bool:
+    """No agent has anything left to tell: every task's directory is gone."""
+    return not any(paddock.agent_state.glob("tasks/*")) and not any(
+        paddock.agent_state.glob("machines/*/*/agent/tasks/*")
+    )
+
+
+def left_behind(paddock: House) -> list[str]:
+    """Files of jobs, drafts, and machines without an environment."""
+    living = {one["id"] for one in paddock.get("environments")["items"] if one["state"] != "gone"}
+    lost = [place for place in paddock.agent_state.glob("machines/*") if place.name not in living]
+    work = [file for kind in ("work", "tmp") for file in paddock.agent_state.glob(f"machines/*/*/{kind}/*")]
+    drafts = [*paddock.state.rglob("*.part"), *paddock.agent_state.rglob("*.new")]
+    return [str(file) for file in (*lost, *work, *drafts)]
