@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from paddock.core.redaction import redact
+from paddock.core.redaction import redact, redacted
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -34,7 +34,8 @@ class Objects(logging.Formatter):
         told |= {"event": record.getMessage(), **_fields(record)}
         if record.exc_info:
             told["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(told, default=str, ensure_ascii=False))
+        # Field by field: what is taken out of the written object could take its quotes along.
+        return json.dumps(redacted(told), default=lambda value: redact(str(value)), ensure_ascii=False)
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:

@@ -164,9 +164,16 @@ def test_a_step_waits_for_its_other_machines_before_its_failure_counts() -> None
     assert isinstance(next_act(run_in(Phase.MAIN), exited(1), command(machine="two")), Wait)
 
 
-def test_a_command_that_has_no_exit_code_succeeded() -> None:
-    act = next_act(run_in(Phase.MAIN), command(state=State.COMPLETE, result={"commit": "abc"}))
-    assert act == Enter(phase=Phase.AFTER)
+def test_a_command_that_runs_no_program_needs_no_exit_code() -> None:
+    done = command(state=State.COMPLETE, method="file.put", result={"size": 1})
+    assert next_act(run_in(Phase.MAIN), done) == Enter(phase=Phase.AFTER)
+
+
+@pytest.mark.parametrize("result", [{}, {"exit": None}, {"exit": "0"}, {"exit": True}, {"exit": [0]}])
+def test_a_program_whose_end_was_not_told_did_not_succeed(result: dict[str, object]) -> None:
+    act = next_act(run_in(Phase.MAIN), command(state=State.COMPLETE, result=result))
+    assert isinstance(act, Enter)
+    assert (act.phase, act.verdict) == (Phase.AFTER, Verdict.ERROR)
 
 
 def test_a_step_for_a_machine_that_the_environment_does_not_have_is_an_error_by_name() -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from paddock.core.redaction import redact
 from paddock.wire.framing import JSON
 
 _ROOM = 500
@@ -70,7 +71,11 @@ class Logs(logging.Handler):
 def fields_of(record: logging.LogRecord) -> dict[str, JSON]:
     """What a record carries beside its text."""
     extra = {key: value for key, value in record.__dict__.items() if key not in _PLAIN}
-    return {key: value if isinstance(value, int | float | bool) else str(value)[:500] for key, value in extra.items()}
+    # A secret stays on the machine that knows it.
+    return {
+        redact(key): value if isinstance(value, int | float | bool) else redact(f"{key}={value}")[len(key) + 1 :][:500]
+        for key, value in extra.items()
+    }
 
 
 def _line(record: logging.LogRecord) -> Mapping[str, JSON]:
@@ -83,5 +88,5 @@ def _line(record: logging.LogRecord) -> Mapping[str, JSON]:
 
 def _own(level: str, text: str, **fields: JSON) -> Mapping[str, JSON]:
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    clean = text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
+    clean = redact(text).replace("\0", "").encode("utf-8", "backslashreplace").decode()
     return {"level": level, "msg": clean[:_LONGEST], "time": now, "fields": fields}

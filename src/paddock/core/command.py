@@ -99,4 +99,4 @@ class Command:
     def exit(self) -> int | None:
         """The exit code where the command ran a program to its end."""
         code = self.result.get("exit")
-        return code if isinstance(code, int) else None
+        return code if isinstance(code, int) and not isinstance(code, bool) else None

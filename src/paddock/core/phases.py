@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from paddock.core.command import Command, State
 from paddock.core.job import Phase, Step
+from paddock.core.redaction import sentence
 from paddock.core.report import spell
 from paddock.core.run import Run, Verdict
 
@@ -16,6 +17,7 @@ CANCEL_SLACK = timedelta(minutes=1)
 """How long the server waits for the end of what it cancelled: the agent kills after a few seconds of grace."""
 
 CANCEL = "task.cancel"
+SCRIPT = "script.run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +256,9 @@ def _exited(command: Command) -> tuple[Verdict | None, str]:
     if command.exit not in (0, None):
         return Verdict.FAILURE, f"exited {command.exit}"
     if signal:
-        return Verdict.FAILURE, f"was ended by signal {signal}"
+        return Verdict.FAILURE, f"was ended by signal {sentence(str(signal))}"
+    if command.exit is None and command.method == SCRIPT:
+        return Verdict.ERROR, "told neither how it exited nor what ended it"
     return None, ""
 
 

@@ -1,26 +1,64 @@
-"""Takes secrets out of text where it enters the system."""
+"""Takes secrets out of text where it enters the system: logs and messages of strangers."""
 
 import re
+from collections.abc import Mapping
 
 MARK = "pdk_"
 """What every secret of Paddock's own begins with, so that it can be told from other text."""
+LONGEST_SENTENCE = 500
 
 _HIDDEN = "[redacted]"
 
 _SECRETS = (
     re.compile(r"pdk_[A-Za-z0-9_-]{16,}"),
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+    # Inside of a JSON text the key's string ends with its quote, whatever else follows.
+    re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[^\"]*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|(?=\")|\Z)"),
 )
+_WORDS = (
+    r"authorization|x-auth-token|set-cookie|cookie|password|passwd|passphrase|secret|token"
+    r"|(?:api|access|private|secret)[-_]?key"
+)
+# No prefix before the words: `[a-z_]*token` would take quadratic time on text that somebody made for that.
 _NAMED = re.compile(
-    r"(?i)\b(authorization|x-auth-token|set-cookie|cookie|password|passwd|secret|token|api[-_]?key)"
-    r"(\"?\s*[:=]\s*\"?)(?:(?:bearer|basic)\s+)?([^\s\"',;&]{4,})"
+    rf"(?i)({_WORDS})(\\?[\"']?\s{{0,20}}[:=]\s{{0,20}})"
+    r"(?:(\")(?:[^\"\\]|\\.){4,}\"|(\\\")[^\"\\]{4,}\\\"|(')[^']{4,}'|(?:(?:bearer|basic)\s{1,20})?[^\s\"',;&]{4,})"
 )
-_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+@")
+_NAME = re.compile(rf"(?i)(?:.*[^a-z])?(?:{_WORDS})")
+_URL = re.compile(r"(?i)([a-z0-9+.-]{1,20}://[^\s/:@]{0,200}:)[^\s/@]{1,2000}@")
 
 
 def redact(text: str) -> str:
     """The text without what looks like a secret: our own tokens, private keys, named values, passwords in URLs."""
     for pattern in _SECRETS:
         text = pattern.sub(_HIDDEN, text)
-    text = _NAMED.sub(rf"\1\2{_HIDDEN}", text)
+    text = _NAMED.sub(_hide, text)
     return _URL.sub(rf"\1{_HIDDEN}@", text)
+
+
+def redacted(value: object) -> object:
+    """The same for all text in a value of JSON; a field whose name says that it is a secret is hidden whole."""
+    match value:
+        case str():
+            return redact(value)
+        case Mapping():
+            return {redact(str(name)): _field(str(name), inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [redacted(inner) for inner in value]
+        case _:
+            return value
+
+
+def sentence(text: str) -> str:
+    """What a stranger said, as one line that can be shown anywhere: redacted, printable, cut after 500 characters."""
+    text = redact(text[: 4 * LONGEST_SENTENCE])
+    line = "".join(letter if letter.isprintable() else " " for letter in text).strip()
+    return line if len(line) <= LONGEST_SENTENCE else line[: LONGEST_SENTENCE - 1] + "…"
+
+
+def _field(name: str, value: object) -> object:
+    return _HIDDEN if isinstance(value, str) and _NAME.fullmatch(name[-200:]) else redacted(value)
+
+
+def _hide(found: re.Match[str]) -> str:
+    quote = found[3] or found[4] or found[5] or ""
+    return f"{found[1]}{found[2]}{quote}{_HIDDEN}{quote}"

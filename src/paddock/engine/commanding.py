@@ -18,6 +18,7 @@ from paddock.core.agent import Agent
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
+from paddock.core.redaction import redacted, sentence
 from paddock.engine import admission
 from paddock.engine.attending import fail
 from paddock.engine.collecting import stream_name
@@ -192,6 +193,9 @@ class Commanding:
             raise Stale(f"{output.task_id}: fence {command.fence} of {command.environment} is over")
         name = stream_name(command, output.stream)
         task.check_sizes(output)
+        if output.offset > task.lengths.get(output.stream, 0):
+            # Before its times are noted: a gap that is told again and again would fill the index.
+            raise Refused(f"{name}: offset {output.offset} is beyond its {task.lengths.get(output.stream, 0)} bytes")
         if output.times and output.offset + len(output.data) > task.lengths.get(output.stream, 0):
             await self._note_times(command, output)
         length = await self._means.archive.append(name, output.offset, output.data)
@@ -242,14 +246,15 @@ class Commanding:
         if command.method == "file.collect":
             return
         name = f"{command.archive}.times"
-        times = output.times[: len(output.data)]
+        end = output.offset + len(output.data)
+        times = [one for one in output.times if output.offset <= one[0] < end][: len(output.data)]
         lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in times)
         await self._means.archive.append(name, await self._means.archive.length(name) or 0, lines.encode())
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
         """Keep the last of an agent's own lines, one JSON object a line."""
         name = agent_log(agent)
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+        text = "".join(json.dumps(redacted(entry), ensure_ascii=False) + "\n" for entry in entries).encode()
         length = await self._means.archive.length(name) or 0
         if length + len(text) > LOG_LIMIT:
             kept = (await self._means.archive.read(name, max(0, length - LOG_LIMIT // 2))).partition(b"\n")[2]
@@ -379,7 +384,7 @@ def answer(
     if not command.is_open:
         return
     if result is None:
-        fail(tables, command, code, message, now=now)
+        fail(tables, command, code, sentence(message), now=now)
     elif result.get("state") == "accepted" and "task_id" in result:
         state = commands.LIFECYCLE.step(command.state, commands.Signal.ACCEPT)
         tables.commands.swap(command, replace(command, state=state))
@@ -409,7 +414,7 @@ def tell(tables: Tables, agent: str, status: Status, *, now: datetime) -> None:
                 command,
                 state=state,
                 code=code,
-                message=status.msg or "",
+                message=sentence(status.msg or ""),
                 result=cast("Mapping[str, object]", status.result or {}),
                 ended=now,
             )
