@@ -18,8 +18,6 @@ from paddock.wire.messages import Code
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DIRECTORIES = {"PADDOCK_WORKSPACE": ".", "PADDOCK_SOURCES": "sources", "PADDOCK_RESULTS": "results"}
 """The server does not know where a machine's directory lies: what it says of these is relative to it."""
-_DIRECTORIES = ("PADDOCK_WORKSPACE", "PADDOCK_SOURCES", _RESULTS)
-"""Told relative to the machine's directory, which the server does not know."""
 
 
 def methods(place: Place) -> Mapping[str, Deed]:
@@ -56,7 +54,7 @@ def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "HOME": str(place.work) if place.machine else os.environ.get("HOME", str(place.work)),
         "TMPDIR": str(place.temporary),
-        "PADDOCK_WORKSPACE": ".",
+        **_DIRECTORIES,
         **given,
     }
     if place.machine:
@@ -64,10 +62,9 @@ def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
         if place.address:
             env["PADDOCK_ADDRESS"] = place.address
     for name in _DIRECTORIES:
-        if name in env:
-            env[name] = str(place.resolve(env[name]))
-    if _RESULTS in env:
-        Path(env[_RESULTS]).mkdir(parents=True, exist_ok=True)
+        env[name] = str(place.resolve(env[name]))
+    if place.machine or "PADDOCK_RESULTS" in given:
+        Path(env["PADDOCK_RESULTS"]).mkdir(parents=True, exist_ok=True)
     return env
 
 
