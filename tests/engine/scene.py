@@ -194,6 +194,11 @@ class Scene:
         await self.clock.elapse(**span)
         await self.settle()
 
+    async def jump(self, **span: float) -> None:
+        """Let much time pass at once: whoever sleeps is woken once, at its end."""
+        self.clock.advance(**span)
+        await self.settle()
+
     async def until(self, is_so: Callable[[], bool]) -> None:
         """For what a thread takes part in: wait, by the real clock and at most some seconds."""
         for _ in range(3000):

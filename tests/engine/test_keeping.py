@@ -1,0 +1,111 @@
+"""Keeping: what ended long ago is forgotten; rows in flight are never touched."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from paddock.core.configuration import Keep, Server
+from tests.engine.fake_agent import Reply
+from tests.engine.scene import ANNA, SLOT, Scene
+
+NOUNS = ("events", "rounds", "runs", "results", "reports", "leases", "commands", "environments", "agents")
+
+
+def counted(scene: Scene) -> dict[str, int]:
+    return {noun: scene.look(lambda tables, noun=noun: getattr(tables, noun).count()) for noun in NOUNS}
+
+
+def keep(scene: Scene, *, runs: int, events: int) -> None:
+    server = Server(
+        public_url="https://ci.example.org", keep=Keep(runs=timedelta(days=runs), events=timedelta(days=events))
+    )
+    scene.configure(server=server)
+
+
+async def test_an_ended_round_is_forgotten_with_all_that_belongs_to_it(scene: Scene) -> None:
+    keep(scene, runs=30, events=90)
+    await scene.comment()
+    await scene.until(lambda: bool(scene.forge.sent))
+    prefix = scene.run("2").archive
+    assert await scene.archive.list(prefix)
+    await scene.jump(days=29)
+    assert counted(scene)["rounds"] == 1
+    await scene.jump(days=1, minutes=11)
+    left = counted(scene)
+    assert [left[noun] for noun in ("rounds", "runs", "results", "reports", "leases")] == [0] * 5
+    assert scene.commands(run="2") == []
+    assert await scene.archive.list(prefix) == {}
+    assert left["events"] == 1
+    await scene.jump(days=61)
+    assert counted(scene)["events"] == 0
+
+
+async def test_a_round_in_flight_is_never_touched(scene: Scene) -> None:
+    keep(scene, runs=1, events=1)
+    scene.machine_replies["greet"] = (Reply(is_running=True),)
+    await scene.comment()
+    before, commands = counted(scene), scene.commands(run="2")
+    run = scene.run("2")
+    await scene.write(lambda tables: tables.runs.swap(run, replace(run, phase_since=run.created + timedelta(days=400))))
+    await scene.jump(days=20)
+    after = counted(scene)
+    for noun in ("events", "rounds", "runs", "leases", "environments", "agents"):
+        assert after[noun] == before[noun], noun
+    assert scene.commands(run="2") == commands
+    assert scene.run("2").state == "running"
+
+
+async def test_a_superseded_round_is_kept_until_its_runs_are_done(scene: Scene) -> None:
+    keep(scene, runs=1, events=90)
+    scene.machine_replies["greet"] = (Reply(is_running=True),)
+    await scene.push(1)
+    scene.machine("one").running.clear()  # it does not end what is cancelled
+    scene.machine("two").running.clear()
+    await scene.push(2)
+    assert scene.run("2").state == "running"
+    await scene.later(seconds=1)
+    assert counted(scene)["rounds"] == 2
+
+
+async def test_leases_and_commands_without_a_run_are_forgotten_and_live_ones_kept(scene: Scene) -> None:
+    keep(scene, runs=1, events=90)
+    gone = await scene.acquire("pair")
+    await scene.people.release(gone.id, fence=gone.fence, identity=ANNA)
+    kept = await scene.acquire("pair", ttl=timedelta(days=7))
+    await scene.jump(days=2)
+    assert scene.lease(gone.id) is None
+    assert scene.lease(kept.id).state == "granted"
+    assert counted(scene)["environments"] == 3
+
+
+async def test_environments_that_are_gone_are_forgotten_with_their_machines_agents(scene: Scene) -> None:
+    keep(scene, runs=1, events=90)
+    lease = await scene.acquire("pair")
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    server = scene.configuration.server
+    scene.configure(server=server, pools={"slot": SLOT})
+    await scene.settle()
+    assert scene.environment("pair-1").state == "gone"
+    await scene.jump(days=2)
+    assert scene.environment("pair-1") is None
+    assert counted(scene)["agents"] == 1
+
+
+async def test_more_than_one_pass_can_take_is_taken_pass_after_pass(scene: Scene) -> None:
+    keep(scene, runs=1, events=90)
+    for _ in range(250):
+        lease = await scene.people.acquire(pool="slot", holder="a", owner="anna", ttl=timedelta(hours=1), wait=None)
+        await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    await scene.jump(days=1, minutes=11)
+    await scene.later(seconds=5)
+    assert counted(scene)["leases"] == 0
+
+
+async def test_history_is_forgotten_with_the_longest_of_the_times(scene: Scene) -> None:
+    keep(scene, runs=1, events=3)
+    before = len(scene.states("hosts", "local"))
+    await scene.jump(days=2)
+    assert len(scene.states("hosts", "local")) == before
+    await scene.jump(days=2)
+    assert scene.states("hosts", "local") == []
