@@ -51,6 +51,7 @@ class Desk:
         self.forget: set[str] = set()
         self.fences: dict[str, int] = {}
         self.relays: list[Relay] = []
+        self.tokens = {TOKEN}
         self.takes_status = True
         self.takes_output = True
         self.lose_answers = False
@@ -167,6 +168,9 @@ class Desk:
                 response = self._status(command)
             case "output":
                 response = self._output(command)
+            case "token":
+                self.tokens.add(str(command.params["new"]))
+                response = Success(id=command.id, result={})
             case "log":
                 self.logs.append(command.params)
                 response = Success(id=command.id, result={})
@@ -179,7 +183,7 @@ class Desk:
     async def _welcome(self, session: Session, connection: ServerConnection, command: Command, state: Any) -> None:
         hello = Hello.from_params(command.params)
         relay: Relay | None = state["relay"]
-        if relay is None and hello.token != TOKEN:
+        if relay is None and hello.token not in self.tokens:
             refused = Failure(id=command.id, code=Code.REFUSED, msg="unknown token")
             await connection.send(session.answer(refused, now()))
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent import identity
 from paddock.hands import trees
 from paddock.wire.messages import Code, Command, Failure, Success
 from tests.agent.conftest import Host
@@ -31,6 +32,35 @@ async def test_it_enrols_once_and_then_shows_its_token(desk: Desk, host: Host) -
     assert desk.hellos[0].ledger == desk.hellos[1].ledger
     assert (host.state / "identity").stat().st_mode & 0o777 == 0o600
     assert host.state.stat().st_mode & 0o777 == 0o700
+
+
+async def test_an_old_token_is_changed_and_both_are_good_until_the_new_one_has_said_hello(
+    desk: Desk, host: Host
+) -> None:
+    host.start()
+    await desk.here()
+    await desk.until(lambda: identity.load(host.state) is not None)
+    long_ago = 1_500_000_000
+    os.utime(host.state / "identity", (long_ago, long_ago))
+    await desk.drop_all()
+    await desk.until(lambda: len(desk.tokens) == 2)
+    known = identity.load(host.state)
+    assert known is not None
+    assert known.token == TOKEN
+    assert desk.tokens == {TOKEN, known.new_token}
+    host.kill()
+    host.start()
+    await desk.until(lambda: len(desk.hellos) == 3)
+    assert desk.hellos[-1].token == known.new_token
+    await desk.until(lambda: identity.load(host.state).new_token == "")  # type: ignore[union-attr]
+
+
+async def test_a_new_token_that_the_server_never_heard_of_gives_way_to_the_old_one(desk: Desk, host: Host) -> None:
+    host.state.mkdir(mode=0o700)
+    identity.save(host.state, identity.Identity(agent="host", token=TOKEN, new_token="never told"))
+    host.start()
+    await desk.here()
+    assert desk.hellos[-1].token == TOKEN
 
 
 async def test_a_script_runs_and_its_output_and_exit_arrive(desk: Desk, host: Host) -> None:

@@ -195,6 +195,7 @@ async def test_a_corrupt_ledger_is_set_aside_and_a_new_one_begins(tmp_path: Path
     await ledger.close()
 
 
+@pytest.mark.slow
 async def test_a_damaged_page_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     ledger = Ledger.open(path)

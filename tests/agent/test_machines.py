@@ -70,12 +70,14 @@ async def test_a_machine_is_relayed_without_a_token_of_its_own(desk: Desk, host:
 async def test_tasks_know_their_machine_and_its_address(desk: Desk, host: Host) -> None:
     host.start()
     await build(desk)
-    await script(desk, "c1", 'echo "$PADDOCK_ENVIRONMENT $PADDOCK_MACHINE $PADDOCK_ADDRESS"; cd $PADDOCK_RESULTS; pwd')
-    first, second = (await desk.whole("c1")).decode().splitlines()
+    text = 'echo "$PADDOCK_ENVIRONMENT $PADDOCK_MACHINE $PADDOCK_ADDRESS"; cd "$PADDOCK_RESULTS"; pwd'
+    await script(desk, "c1", f"{text}; echo $PADDOCK_SOURCES")
+    first, second, third = (await desk.whole("c1")).decode().splitlines()
     status = await desk.final("build-e-1-one-1")
     assert status.result is not None
     assert first == f"e-1 one {status.result['address']}"
     assert second == str(host.state / "machines/e-1/one/work/results")
+    assert third == str(host.state / "machines/e-1/one/work/sources")
 
 
 @slow

@@ -27,7 +27,6 @@ class Settings:
     server: str = ""
     line: Path | None = None
     code: str = ""
-    name: str = ""
     authorities: Path | None = None
     certificate: Path | None = None
     environment: str = ""

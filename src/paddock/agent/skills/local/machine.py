@@ -108,6 +108,7 @@ class Machine:
         From here on nothing begins on the machine under a lower fence. Broken, with the reason, if it cannot be proven.
         """
         await self._raise_floor(fence)
+        await self.start()
         ended = 0
         # Without a group the look is shared by all cleanings that wait; only where there is somebody, one looks alone.
         if self._strangers(await self._everyone()):
@@ -124,7 +125,7 @@ class Machine:
 
     async def destroy(self) -> None:
         """Make it not exist. Idempotent."""
-        await trees.end(lambda: census.find(self._whose()), grace=_GRACE)
+        await trees.end(self._all, grace=_GRACE)
         if self._child is not None:
             self._child.poll()
         if self.record.cgroup:
@@ -201,14 +202,28 @@ class Machine:
     # Its processes
 
     def _whose(self) -> Whose:
-        group = Cgroup(path=Path(self.record.cgroup)) if self.record.cgroup else None
+        agent = self.agent
         return Whose(
             environment=self.record.environment,
             machine=self.record.machine,
             directory=self.directory,
-            group=group,
-            agent=self.agent,
+            group=self._group(agent),
+            agent=agent,
         )
+
+    def _group(self, agent: trees.Identity | None) -> Cgroup | None:
+        """The machine's group, if it can be believed: one that the agent is not in proves nothing about the others."""
+        if not self.record.cgroup:
+            return None
+        group = Cgroup(path=Path(self.record.cgroup))
+        return group if agent is not None and agent in group.procs() else None
+
+    def _all(self) -> list[trees.Identity]:
+        """Everyone by every means: once the agent is gone its group alone proves nothing."""
+        whose = self._whose()
+        marked = census.members(whose, census.look())
+        group = Cgroup(path=Path(self.record.cgroup)).procs() if self.record.cgroup else []
+        return list(dict.fromkeys([*marked, *group]))
 
     async def _everyone(self) -> list[trees.Identity]:
         whose = self._whose()
@@ -245,7 +260,10 @@ class Machine:
         self._line.unlink(missing_ok=True)
         words = ["run", "--line", f"unix:{self._line}", "--state", str(self._state), "--work", str(self.work)]
         words += ["--environment", known.environment, "--machine", known.machine, "--address", known.address]
-        words += ["--cgroup", known.cgroup] if known.cgroup else []
+        if known.cgroup:
+            with suppress(OSError):  # a boot has taken it away
+                Path(known.cgroup).mkdir(parents=True, exist_ok=True)
+            words += ["--cgroup", known.cgroup]
         _log.info("starting a machine's agent", extra=self._fields())
         with (self.directory / "agent.log").open("ab") as log:
             self._child = subprocess.Popen(
