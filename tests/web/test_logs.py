@@ -62,6 +62,16 @@ async def test_a_window_beyond_the_end_is_empty_and_one_of_nothing_is_missing() 
         await logs.window("r/logs/none.log", first=1, count=9)
 
 
+async def test_a_long_log_opens_without_being_read() -> None:
+    archive, logs = await archived(b"line\n" * 2_000_000)
+    window = await logs.opening("r/logs/main-1-one.log", count=5)
+    assert (len(window.lines), window.length, window.is_partial) == (5, 10_000_000, True)
+    assert (await logs.window("r/logs/main-1-one.log", first=-1, count=1)).lines[0].number == 2_000_000
+    assert not (await logs.opening("r/logs/main-1-one.log", count=5)).is_partial
+    await archive.write("r/logs/main-1-two.log", b"short\n")
+    assert not (await logs.opening("r/logs/main-1-two.log", count=5)).is_partial
+
+
 async def test_one_endless_line_reads_a_bounded_piece() -> None:
     _, logs = await archived(b"x" * (5 * 1024 * 1024))
     window = await logs.window("r/logs/main-1-one.log", first=1, count=9)

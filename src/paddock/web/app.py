@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI
@@ -74,7 +73,7 @@ def create_app(
         exception_handlers={RequestValidationError: _bad_input},
     )
     Api(site).mount(app)
-    pages = Pages(site, schema=app.openapi, static=files("paddock.web") / "static")
+    pages = Pages(site, schema=app.openapi)
     app.router.routes.extend([*Streams(site).routes(), *pages.routes(), *Buttons(site, pages).routes()])
     app.add_exception_handler(PaddockError, pages.on_purpose)
     app.add_exception_handler(Exception, pages.on_defect)

@@ -23,6 +23,8 @@ BLOCK = 64 * 1024
 _PIECE = 1024 * 1024
 _WINDOW = 1024 * 1024
 """Bytes that one window of lines reads at most, however long its lines are."""
+_AT_ONCE = 8 * 1024 * 1024
+"""Bytes of a log that are indexed while somebody waits for a page."""
 _HITS = 1000
 _KEPT = 256
 """Indexes that are kept in memory; one of a 200 MB log is 25 KiB."""
@@ -46,6 +48,8 @@ class Window:
     lines: tuple[Shown, ...]
     total: int
     length: int
+    is_partial: bool = False
+    """Whether `total` counts only what was read: the log is long and was not indexed yet."""
 
 
 @dataclass
@@ -129,6 +133,19 @@ class Logs:
             position = data.index(b"\n", position) + 1
         lines = await self._shown(name, data[position:], start + position, first, count)
         return Window(first=first, lines=tuple(lines), total=index.total, length=index.length)
+
+    async def opening(self, name: str, *, count: int) -> Window:
+        """The first lines at once, however long the log is; the number of all lines is not known from it."""
+        length = await self._archive.length(name) or 0
+        if length <= _AT_ONCE or name in self._indexes:
+            return await self.window(name, first=1, count=count)
+        data = await self._archive.read(name, 0, _WINDOW // 4)
+        lines = tuple(await self._shown(name, data, 0, 1, count))
+        return Window(first=1, lines=lines, total=len(lines), length=length, is_partial=True)
+
+    def is_quick(self, stream: "Stream") -> bool:
+        """Whether any window of a log can be had without reading much of it first."""
+        return stream.length <= _AT_ONCE or stream.archive in self._indexes
 
     async def search(self, name: str, text: str) -> tuple[list[int], bool]:
         """Numbers of the lines that hold `text` in any case, and whether there are more than are told."""

@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources.abc import Traversable
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -42,21 +43,10 @@ _PAGE = 50
 class Pages:
     """Each page is one method: read in one look, render."""
 
-    def __init__(self, site: Site, *, schema: Callable[[], Mapping[str, Any]], static: Traversable) -> None:
+    def __init__(self, site: Site, *, schema: Callable[[], Mapping[str, Any]]) -> None:
         self._site = site
         self._schema = schema
-        self._static = {each.name: each.read_bytes() for each in static.iterdir() if each.is_file()}
-        self._stamps = {name: hashlib.sha256(data).hexdigest()[:12] for name, data in self._static.items()}
-        self._templates = Environment(
-            loader=PackageLoader("paddock.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.globals.update(
-            badge=badge, brief=brief, iso=iso, linked=linked, size=size, tone=tone, words=words, static=self._address
-        )
+        self._templates = _templates()
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -80,10 +70,6 @@ class Pages:
             Route("/healthz", self.health),
             Route("/static/{path:path}", self.static),
         ]
-
-    def _address(self, name: str) -> str:
-        """The address of a static file; it changes with the file, so that a browser may keep it."""
-        return f"/static/{name}?v={self._stamps[name]}"
 
     def render(self, scope: Scope, template: str, status: int = 200, **context: Any) -> Response:
         now = self._site.now
@@ -215,6 +201,9 @@ class Pages:
         """The end of what is being written, the beginning of what is not: where a reader looks first."""
         if not stream.length:
             return Window(first=1, lines=(), total=0, length=0)
+        if not self._site.logs.is_quick(stream):
+            # The script asks for the end, which takes the time to count lines; the page does not wait for it.
+            return await self._site.logs.opening(stream.archive, count=_SHOWN)
         first = 1 if stream.ended and stream.state != "failure" else -_SHOWN
         return await self._site.logs.window(stream.archive, first=first, count=_SHOWN)
 
@@ -370,11 +359,11 @@ class Pages:
 
     async def static(self, request: Request) -> Response:
         name = request.path_params["path"]
-        data = self._static.get(name)
+        data = _assets().get(name)
         if data is None:
             raise Missing("file: there is none of that name")
         kinds = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-        kept = request.query_params.get("v") == self._stamps[name]
+        kept = request.query_params.get("v") == _stamp(name)
         headers = {"Cache-Control": "public, max-age=31536000, immutable" if kept else "no-cache"}
         return Response(data, media_type=f"{kinds[name.rpartition('.')[2]]}; charset=utf-8", headers=headers)
 
@@ -408,6 +397,41 @@ class Pages:
 
     async def on_bad_input(self, request: Request, exc: Exception) -> Response:
         return self._refuse(request, 422, Problem(code="bad_input", message=str(exc)))
+
+
+@cache
+def _assets() -> Mapping[str, bytes]:
+    """The static files, read once."""
+    room = files("paddock.web") / "static"
+    return {each.name: each.read_bytes() for each in room.iterdir() if each.is_file()}
+
+
+@cache
+def _stamp(name: str) -> str:
+    return hashlib.sha256(_assets()[name]).hexdigest()[:12]
+
+
+def _address(name: str) -> str:
+    """The address of a static file; it changes with the file, so that a browser may keep it."""
+    return f"/static/{name}?v={_stamp(name)}"
+
+
+@cache
+def _templates() -> Environment:
+    """All templates, compiled before the first page is asked for."""
+    templates = Environment(
+        loader=PackageLoader("paddock.web"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.globals.update(
+        badge=badge, brief=brief, iso=iso, linked=linked, size=size, tone=tone, words=words, static=_address
+    )
+    for name in templates.list_templates():
+        templates.get_template(name)
+    return templates
 
 
 def _is_word(value: str | None, kind: Any) -> bool:

@@ -46,8 +46,16 @@ class View {
     this.window.addEventListener("scroll", () => this.scrolled(), { passive: true });
     this.window.addEventListener("click", (event) => this.clicked(event));
     details.addEventListener("toggle", () => { if (details.open) { this.take(); this.draw(); } });
-    if (details.open) this.take();
+    // Of a long log the page holds the first lines alone: how many there are is asked for behind its back.
+    this.ready = "partial" in details.dataset ? this.learn() : Promise.resolve();
+    if (!("partial" in details.dataset) && details.open) this.take();
     if (!this.ended) this.listen();
+  }
+  async learn() {
+    const answer = await fetch(`${base}/log/${encodeURIComponent(this.name)}/lines?first=1&count=1`).then((got) => got.ok ? got.json() : null).catch(() => null);
+    if (!answer) return;
+    this.total = answer.total;
+    if (this.details.open) this.take();
   }
   // The lines of the server stand until the first scroll: a short log is never fetched again.
   take() {
@@ -251,6 +259,7 @@ async function toHash() {
   }
   const view = views.get(name);
   if (!view) return;
+  await view.ready;
   view.details.open = true;
   view.details.scrollIntoView({ block: "start" });
   if (!line) return;
