@@ -303,6 +303,22 @@ def test_members_are_marked_stand_inside_or_descend(tmp_path: Path) -> None:
     assert sorted(one.pid for one in census.members(whose, everyone)) == [10, 11, 12, 13]
 
 
+def test_a_machine_without_a_name_is_not_everybody(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        census.members(Whose(environment="", machine="", directory=tmp_path), [seen(10)])
+
+
+def test_whoever_looks_and_its_ancestors_are_nobodys(tmp_path: Path) -> None:
+    everyone = [
+        seen(os.getpid(), parent=40, machine="one"),
+        seen(40, parent=30, place=str(tmp_path)),
+        seen(50, parent=40),
+    ]
+    whose = Whose(environment="E", machine="one", directory=tmp_path)
+    assert census.members(whose, everyone) == []
+    assert 40 not in {one.pid for one in census.members(whose, everyone)}
+
+
 async def test_looks_are_shared_by_those_who_wait_and_never_older_than_the_question() -> None:
     looks = 0
 

@@ -71,22 +71,44 @@ def look() -> list[Seen]:
 
 
 def members(whose: Whose, everyone: list[Seen]) -> list[Identity]:
-    """Those of the machine: marked, standing in its directory, or below its agent or below another member."""
+    """Those of the machine: marked, standing in its directory, or below its agent or below another member.
+
+    Never ourselves or whoever we descend from, and nobody for being unmarked: most processes of a host are.
+    """
+    if not whose.environment or not whose.machine:
+        raise AssertionError("a machine without a name would be everybody")
     top = os.path.realpath(whose.directory)
+    spared = _lineage(everyone)
     pids = {whose.agent.pid} if whose.agent else set()
     found: dict[int, Identity] = {}
     for seen in everyone:
         is_marked = (seen.environment, seen.machine) == (whose.environment, whose.machine)
-        if is_marked or seen.place == top or seen.place.startswith(f"{top}/"):
+        is_inside = seen.place == top or seen.place.startswith(f"{top}/")
+        if (is_marked or is_inside) and seen.identity.pid not in spared:
             found[seen.identity.pid] = seen.identity
     pids |= set(found)
     grown = True
     while grown:
-        below = {seen.identity.pid: seen.identity for seen in everyone if seen.parent in pids}
+        below = {
+            seen.identity.pid: seen.identity
+            for seen in everyone
+            if seen.parent in pids and seen.identity.pid not in spared
+        }
         grown = not set(below) <= pids
         pids |= set(below)
         found |= below
     return list(found.values())
+
+
+def _lineage(everyone: list[Seen]) -> set[int]:
+    """Our own pid and those of all our ancestors."""
+    parents = {seen.identity.pid: seen.parent for seen in everyone}
+    found = {1}
+    pid = os.getpid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        pid = parents.get(pid, 0)
+    return found
 
 
 def find(whose: Whose) -> list[Identity]:

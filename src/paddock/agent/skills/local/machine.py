@@ -133,7 +133,7 @@ class Machine:
         if self.directory.exists():
             # The record goes first: a directory without one is swept at the next birth.
             (self.directory / record.FILE).unlink(missing_ok=True)
-            await asyncio.to_thread(_remove, self.directory)
+            await asyncio.to_thread(remove_tree, self.directory)
 
     def keep(self, known: Record) -> None:
         """Write the record."""
@@ -321,11 +321,11 @@ async def _gone(identity: trees.Identity) -> None:
 
 def _empty(directory: Path) -> None:
     """A new empty directory in the place of what was there."""
-    _remove(directory)
+    remove_tree(directory)
     directory.mkdir(mode=0o755 if directory.name == "work" else 0o700)
 
 
-def _remove(directory: Path) -> None:
+def remove_tree(directory: Path) -> None:
     """Remove a tree that its owner may have closed to himself. Links are removed, not followed. Broken if it stays."""
     if not directory.exists():
         return

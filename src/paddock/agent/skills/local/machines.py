@@ -20,7 +20,7 @@ from paddock.agent.identity import Identity
 from paddock.agent.ledger import Ledger
 from paddock.agent.paths import name_for
 from paddock.agent.skills.local import census, record
-from paddock.agent.skills.local.machine import Machine
+from paddock.agent.skills.local.machine import Machine, remove_tree
 from paddock.agent.skills.local.record import Record
 from paddock.agent.skills.skill import Call, Deed, Read, Work
 from paddock.core.errors import Broken, Missing
@@ -165,15 +165,14 @@ class Machines:
 
     async def _sweep(self, directory: Path) -> None:
         """What a build that never got its record, or a destroy that did not end, has left."""
-        group = Cgroup.create(f"paddock-{_short(str(directory))}")
-        leftover = Machine(
-            directory,
-            Record(environment="", machine="", fence=0, address="", cgroup=str(group.path) if group else ""),
-            looks=self._looks,
-        )
-        with suppress(Broken):
+        # Its agent was started after the record and ended before it: nobody lives here but by mistake.
+        try:
             await trees.end(lambda: trees.inside(directory), grace=timedelta())
-            await leftover.destroy()
+            await asyncio.to_thread(remove_tree, directory)
+        except Broken as exc:
+            _log.error("leftovers of a machine do not go", extra={"why": exc.message})
+        if (group := Cgroup.create(f"paddock-{_short(str(directory))}")) is not None:
+            group.remove()
 
     def _hold(self, key: tuple[str, str], machine: Machine) -> None:
         if key not in self._duties:
