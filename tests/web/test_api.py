@@ -181,6 +181,13 @@ async def test_lines_wait_for_what_is_printed_next(scene: Scene) -> None:
     assert [line["text"] for line in waiting.result().json()["items"]][-1] == "new line"
 
 
+async def test_an_agents_own_log_reads_as_lines(scene: Scene, client: httpx.AsyncClient) -> None:
+    entry = b'{"level": "info", "msg": "connected", "time": "2026-01-31T09:42:00Z", "fields": {"server": "ci"}}'
+    await scene.archive.write("agents/a-vm-1.log", entry + b"\n[1]\nhalf {\n{}\n")
+    said = (await client.get(f"{API}/agents/a-vm-1")).json()["log"]
+    assert said == ["2026-01-31T09:42:00Z info connected (server=ci)", "[1]", "half {", "{}"]
+
+
 async def test_operating(scene: Scene) -> None:
     async with ask(scene, OPERATOR) as client:
         made = (await client.post(f"{API}/tokens", json={"name": "bob", "role": "person"})).json()

@@ -1,6 +1,7 @@
 """The JSON API under /api/v1: answers are shapes, refusals come from one table."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
@@ -505,11 +506,25 @@ async def files_of(site: Site, row: run.Run, folder: str) -> dict[str, int]:
 
 
 async def agent_log(site: Site, id: str) -> list[str]:
-    """The last lines that an agent logged."""
+    """The last lines that an agent logged, as a person reads them: when, how grave, what, and the fields."""
     name = f"agents/{id}.log"
     length = await site.archive.length(name)
     if not length:
         return []
     start = max(0, length - 64 * 1024)
     lines = (await site.archive.read(name, start, length - start)).decode("utf-8", "replace").splitlines()
-    return lines[1 if start else 0 :][-200:]
+    return [_as_said(line) for line in lines[1 if start else 0 :][-200:]]
+
+
+def _as_said(line: str) -> str:
+    """`2026-01-31T09:42:00Z info connected (server=ci)` out of a log entry; anything else as it stands."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(entry, dict):
+        return line
+    rest = entry.get("fields")
+    fields = ", ".join(f"{name}={value}" for name, value in rest.items()) if isinstance(rest, dict) else ""
+    head = " ".join(str(entry[name]) for name in ("time", "level", "msg") if name in entry)
+    return f"{head} ({fields})" if fields else head or line
