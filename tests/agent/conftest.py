@@ -10,6 +10,7 @@ import pytest
 
 from paddock.agent import identity
 from paddock.hands import trees
+from paddock.hands.launcher import read_keeper
 from tests.agent.desk import CODE, Desk
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -60,7 +61,9 @@ class Host:
                 if found is not None:
                     left += [found, *trees.descendants(found.pid)]
             for directory in (*self.state.glob("tasks/*"), *self.state.glob("machines/*/*/agent/tasks/*")):
-                left += trees.marked("PADDOCK_TASK", directory.name)
+                keeper = read_keeper(directory)
+                if keeper is not None and trees.is_alive(keeper):
+                    left += [keeper, *trees.descendants(keeper.pid)]
             if not left:
                 return
             trees.kill(lambda found=left: found)  # type: ignore[misc]

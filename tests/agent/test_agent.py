@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from tests.agent.conftest import Host
 from tests.agent.desk import TOKEN, Desk
 
 pytestmark = pytest.mark.slow
+
+C1 = f"c1-{secrets.token_hex(4)}"
+"""Not the same in two runs of these tests at once: lost tasks are looked for among all processes."""
 
 
 def appends(path: Path, word: str) -> str:
@@ -65,19 +69,19 @@ async def test_a_new_token_that_the_server_never_heard_of_gives_way_to_the_old_o
 
 async def test_a_script_runs_and_its_output_and_exit_arrive(desk: Desk, host: Host) -> None:
     host.start()
-    answer = await desk.ask(desk.command("c1", "script.run", run="echo one; echo two >&2; exit 3"))
-    assert answer == Success(id="c1", result={"task_id": "c1", "state": "accepted"})
-    status = await desk.final("c1")
+    answer = await desk.ask(desk.command(C1, "script.run", run="echo one; echo two >&2; exit 3"))
+    assert answer == Success(id=C1, result={"task_id": C1, "state": "accepted"})
+    status = await desk.final(C1)
     assert (status.state, status.result) == ("complete", {"exit": 3, "dropped": 0})
-    assert await desk.whole("c1") == b"one\ntwo\n"
+    assert await desk.whole(C1) == b"one\ntwo\n"
     assert desk.times
 
 
 async def test_values_are_never_read_by_a_shell(desk: Desk, host: Host) -> None:
     host.start()
     nasty = "$(touch pwned) `id` ; \"'\n*"
-    await desk.ask(desk.command("c1", "script.run", argv=["printf", "%s", nasty], env={"X": nasty}))
-    assert await desk.whole("c1") == nasty.encode()
+    await desk.ask(desk.command(C1, "script.run", argv=["printf", "%s", nasty], env={"X": nasty}))
+    assert await desk.whole(C1) == nasty.encode()
     await desk.ask(desk.command("c2", "script.run", run='printf %s "$X"', env={"X": nasty}))
     assert await desk.whole("c2") == nasty.encode()
     assert not (host.state / "work" / "pwned").exists()
@@ -85,8 +89,8 @@ async def test_values_are_never_read_by_a_shell(desk: Desk, host: Host) -> None:
 
 async def test_bytes_that_are_no_text_arrive_as_they_are(desk: Desk, host: Host) -> None:
     host.start()
-    await desk.ask(desk.command("c1", "script.run", run=r"printf '\377\000\200x'"))
-    assert await desk.whole("c1") == b"\xff\x00\x80x"
+    await desk.ask(desk.command(C1, "script.run", run=r"printf '\377\000\200x'"))
+    assert await desk.whole(C1) == b"\xff\x00\x80x"
     assert (await desk.ask(desk.command("s", "status"))).id == "s"
 
 
@@ -94,16 +98,16 @@ async def test_a_known_command_gets_its_recorded_answer_and_status_again(
     desk: Desk, host: Host, tmp_path: Path
 ) -> None:
     host.start()
-    command = desk.command("c1", "script.run", run=appends(tmp_path / "count", "c1"))
+    command = desk.command(C1, "script.run", run=appends(tmp_path / "count", "x1"))
     await desk.ask(command)
-    await desk.final("c1")
+    await desk.final(C1)
     again = await desk.ask(command)
     assert isinstance(again, Success)
     assert again.result["state"] == "complete"
-    await desk.until(lambda: len(desk.finals["c1"]) == 2)
-    assert desk.finals["c1"][0] == desk.finals["c1"][1]
-    assert (tmp_path / "count").read_text() == "c1\n"
-    other = await desk.ask(Command(id="c1", method="script.run", params={"run": "true"}, seq=99, epoch=1))
+    await desk.until(lambda: len(desk.finals[C1]) == 2)
+    assert desk.finals[C1][0] == desk.finals[C1][1]
+    assert (tmp_path / "count").read_text() == "x1\n"
+    other = await desk.ask(Command(id=C1, method="script.run", params={"run": "true"}, seq=99, epoch=1))
     assert isinstance(other, Failure)
     assert other.code is Code.REFUSED
 
@@ -124,8 +128,8 @@ async def test_hostile_params_get_their_path_and_the_agent_lives_on(desk: Desk, 
 
 async def test_a_command_that_cannot_start_says_why(desk: Desk, host: Host) -> None:
     host.start()
-    await desk.ask(desk.command("c1", "script.run", argv=["/no/such/program"]))
-    status = await desk.final("c1")
+    await desk.ask(desk.command(C1, "script.run", argv=["/no/such/program"]))
+    status = await desk.final(C1)
     assert (status.code, status.msg) == (Code.FAILED, "/no/such/program: No such file or directory")
     assert status.outputs == {"out": 0}
 
@@ -133,14 +137,14 @@ async def test_a_command_that_cannot_start_says_why(desk: Desk, host: Host) -> N
 async def test_cancel_ends_the_whole_tree_before_the_final_status(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
     run = f"setsid sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; echo up; while :; do sleep 300; done"
-    await desk.ask(desk.command("c1", "script.run", run=run))
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
-    answer = await desk.ask(desk.command("x", "task.cancel", task_id="c1", grace=0.2))
+    await desk.ask(desk.command(C1, "script.run", run=run))
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
+    answer = await desk.ask(desk.command("x", "task.cancel", task_id=C1, grace=0.2))
     assert isinstance(answer, Success)
-    status = await desk.final("c1")
+    status = await desk.final(C1)
     assert status.code is Code.CANCELLED
     assert trees.identify(int((tmp_path / "pid").read_text())) is None
-    late = await desk.ask(desk.command("y", "task.cancel", task_id="c1"))
+    late = await desk.ask(desk.command("y", "task.cancel", task_id=C1))
     assert isinstance(late, Success)
     assert late.result == {"state": "error"}
     unknown = await desk.ask(desk.command("z", "task.cancel", task_id="nobody"))
@@ -149,19 +153,19 @@ async def test_cancel_ends_the_whole_tree_before_the_final_status(desk: Desk, ho
 
 async def test_a_limit_ends_a_task_as_timed_out(desk: Desk, host: Host) -> None:
     host.start()
-    await desk.ask(desk.command("c1", "script.run", run="sleep 300", limit=0.3, grace=0.1))
-    assert (await desk.final("c1")).code is Code.TIMED_OUT
+    await desk.ask(desk.command(C1, "script.run", run="sleep 300", limit=0.3, grace=0.1))
+    assert (await desk.final(C1)).code is Code.TIMED_OUT
 
 
 async def test_a_background_task_that_is_cancelled_is_no_failure(desk: Desk, host: Host) -> None:
     host.start()
-    await desk.ask(desk.command("c1", "script.run", run="echo up; exec sleep 300", background=True))
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    await desk.ask(desk.command(C1, "script.run", run="echo up; exec sleep 300", background=True))
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
     host.kill()
     host.start()
     await desk.until(lambda: len(desk.hellos) == 2)
-    await desk.ask(desk.command("x", "task.cancel", task_id="c1"))
-    status = await desk.final("c1")
+    await desk.ask(desk.command("x", "task.cancel", task_id=C1))
+    status = await desk.final(C1)
     assert (status.state, status.result) == ("complete", {"signal": signal.SIGTERM, "dropped": 0})
 
 
@@ -204,35 +208,35 @@ async def test_output_survives_sessions_that_are_cut_at_any_moment(desk: Desk, h
     host.start()
     lines = 50_000
     run = f"i=0; while [ $i -lt {lines} ]; do echo line-$i; i=$((i+1)); done"
-    await desk.ask(desk.command("c1", "script.run", run=run, interpreter="/bin/sh"))
+    await desk.ask(desk.command(C1, "script.run", run=run, interpreter="/bin/sh"))
     for share in (0.1, 0.5):
-        await desk.until(lambda share=share: len(desk.streams["c1", "out"]) > share * lines * 10)
+        await desk.until(lambda share=share: len(desk.streams[C1, "out"]) > share * lines * 10)
         await desk.drop_all()
-    await desk.until(lambda: "c1" in desk.finals, limit=60)
-    assert await desk.whole("c1", limit=60) == "".join(f"line-{number}\n" for number in range(lines)).encode()
+    await desk.until(lambda: C1 in desk.finals, limit=60)
+    assert await desk.whole(C1, limit=60) == "".join(f"line-{number}\n" for number in range(lines)).encode()
     await desk.until(lambda: not any(host.state.glob("tasks/*")))
 
 
 async def test_a_status_that_the_server_cannot_take_is_told_again(desk: Desk, host: Host) -> None:
     host.start()
     desk.takes_status = False
-    await desk.ask(desk.command("c1", "script.run", run="true"))
+    await desk.ask(desk.command(C1, "script.run", run="true"))
     await asyncio.sleep(0.3)
-    assert "c1" not in desk.finals
+    assert C1 not in desk.finals
     desk.takes_status = True
     await desk.drop_all()
-    assert (await desk.final("c1")).state == "complete"
+    assert (await desk.final(C1)).state == "complete"
 
 
 async def test_what_the_server_does_not_want_is_forgotten(desk: Desk, host: Host) -> None:
     host.start()
     desk.takes_output = desk.takes_status = False
-    await desk.ask(desk.command("c1", "script.run", run="echo hello"))
+    await desk.ask(desk.command(C1, "script.run", run="echo hello"))
     await desk.until(lambda: any(host.state.glob("tasks/*/exit")))
-    desk.forget = {"c1"}
+    desk.forget = {C1}
     await desk.drop_all()
     await desk.until(lambda: not any(host.state.glob("tasks/*")))
-    assert "c1" not in desk.finals
+    assert C1 not in desk.finals
 
 
 async def test_it_comes_back_after_its_server_was_away(desk: Desk, host: Host, tmp_path: Path) -> None:
@@ -240,12 +244,12 @@ async def test_it_comes_back_after_its_server_was_away(desk: Desk, host: Host, t
         host.desk = first
         host.start()
         await first.here()
-        await first.ask(first.command("c1", "script.run", run=f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"))
+        await first.ask(first.command(C1, "script.run", run=f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"))
         port = first.port
     (tmp_path / "go").touch()
     second = Desk()
     async with second.open(port):
-        assert (await second.final("c1")).state == "complete"
+        assert (await second.final(C1)).state == "complete"
         await second.until(lambda: any(line["msg"] == "link is over" for line in second.logs))
 
 
@@ -262,16 +266,16 @@ async def test_a_wrong_token_is_asked_again_slowly(desk: Desk, host: Host) -> No
 
 async def test_a_stop_leaves_within_seconds_and_tasks_go_on(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
-    run = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; {appends(tmp_path / 'count', 'c1')}"
-    await desk.ask(desk.command("c1", "script.run", run=run))
+    run = f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; {appends(tmp_path / 'count', 'x1')}"
+    await desk.ask(desk.command(C1, "script.run", run=run))
     assert host.process is not None
     host.process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(5):
         assert await asyncio.to_thread(host.process.wait) == 0
     (tmp_path / "go").touch()
     host.start()
-    assert (await desk.final("c1")).state == "complete"
-    assert (tmp_path / "count").read_text() == "c1\n"
+    assert (await desk.final(C1)).state == "complete"
+    assert (tmp_path / "count").read_text() == "x1\n"
 
 
 async def test_a_second_agent_on_the_same_state_is_refused(desk: Desk, host: Host) -> None:
@@ -290,16 +294,16 @@ async def test_a_lost_keeper_is_an_interrupted_task_whose_processes_are_ended(
 ) -> None:
     host.start()
     run = f"setsid sleep 300 & echo $! > {tmp_path}/pid; echo up; wait"
-    await desk.ask(desk.command("c1", "script.run", run=run))
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    await desk.ask(desk.command(C1, "script.run", run=run))
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
     host.kill()
-    keeper = next(identity for identity in _keepers() if b"c1" in _task_of(identity, host.state))
+    keeper = next(identity for identity in _keepers() if C1.encode() in _task_of(identity, host.state))
     os.kill(keeper, signal.SIGKILL)
     host.start()
-    status = await desk.final("c1")
+    status = await desk.final(C1)
     assert status.code is Code.INTERRUPTED
     assert trees.identify(int((tmp_path / "pid").read_text())) is None
-    assert await desk.whole("c1") == b"up\n"
+    assert await desk.whole(C1) == b"up\n"
 
 
 def _keepers() -> list[int]:
@@ -323,8 +327,8 @@ def _task_of(pid: int, state: Path) -> bytes:
 async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
     run = f"echo $$ > {tmp_path}/pid; echo up; exec sleep 300"
-    await desk.ask(desk.command("c1", "script.run", run=run))
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    await desk.ask(desk.command(C1, "script.run", run=run))
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
     host.kill()
     for name in ("ledger-wal", "ledger-shm"):
         (host.state / name).unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import secrets
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ class Story:
         self.desk = desk
         self.host = host
         self.count = tmp_path / "count"
+        # Two runs of these tests at once must not find each other's processes.
+        self.own = secrets.token_hex(4)
 
     async def keep_alive(self) -> None:
         while True:
@@ -56,10 +59,13 @@ class Story:
                 self.host.start()
             await asyncio.sleep(0.02)
 
+    def name(self, id: str) -> str:
+        return f"{id}-{self.own}"
+
     async def step(self, id: str, method: str, *, agent: str = "host", **params: object) -> TaskState:
         """A command to its end; what says `interrupted` is asked again under a new id if its method allows it."""
         for attempt in range(3):
-            name = f"{id}.{attempt}" if attempt else id
+            name = f"{self.name(id)}.{attempt}" if attempt else self.name(id)
             await self.desk.say(self.desk.command(name, method, **params), agent=agent)
             status = await self.desk.final(name, limit=40)
             if status.code != "interrupted" or method == "script.run":
@@ -70,7 +76,7 @@ class Story:
         agent = str(where.pop("agent", "host"))
         run = RUN.format(id=id, count=self.count)
         assert await self.step(id, "script.run", agent=agent, run=run, **where) is TaskState.COMPLETE
-        assert await self.desk.whole(id, limit=40) == WHOLE.format(id=id).encode()
+        assert await self.desk.whole(self.name(id), limit=40) == WHOLE.format(id=id).encode()
 
     async def put(self, path: str, *, agent: str = "host", **where: object) -> None:
         for name in ("put", "put-again"):
@@ -124,7 +130,7 @@ async def test_the_machines_agent_dies_and_nothing_is_lost_or_doubled(story: Sto
     place = story.host.state / "machines/e-1/one"
     state = await story.step("c", "file.collect", agent="e-1/one", root="results", globs=["**"], **where)
     assert state is TaskState.COMPLETE
-    assert await story.desk.whole("c", "r.xml", limit=40) == b"hello"
+    assert await story.desk.whole(story.name("c"), "r.xml", limit=40) == b"hello"
     await story.desk.until(lambda: not any(place.glob("agent/tasks/*")), limit=30)
     assert once.exists(), "the point was never passed"
     assert story.executions() == ["s1"]
@@ -135,8 +141,8 @@ async def test_a_keeper_dies_and_its_task_has_one_end(story: Story, tmp_path: Pa
     once = tmp_path / "once"
     story.host.start(PADDOCK_FAULT=point, PADDOCK_FAULT_ONCE=str(once))
     run = f"echo s1 >> {story.count}; sync {story.count}; echo up"
-    await story.desk.ask(story.desk.command("s1", "script.run", run=run))
-    status = await story.desk.final("s1", limit=30)
+    await story.desk.ask(story.desk.command(story.name("s1"), "script.run", run=run))
+    status = await story.desk.final(story.name("s1"), limit=30)
     assert once.exists(), "the point was never passed"
     executions = story.executions() if story.count.exists() else []
     if status.state is TaskState.COMPLETE:
@@ -144,7 +150,7 @@ async def test_a_keeper_dies_and_its_task_has_one_end(story: Story, tmp_path: Pa
     else:
         assert status.code in ("interrupted", "failed")
         assert executions in ([], ["s1"])
-    assert len(story.desk.finals["s1"]) == 1
+    assert len(story.desk.finals[story.name("s1")]) == 1
     await story.desk.ask(story.desk.command("s2", "script.run", run="true"))
     assert (await story.desk.final("s2")).state is TaskState.COMPLETE
 

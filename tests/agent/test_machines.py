@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 from dataclasses import replace
@@ -20,6 +21,9 @@ from tests.agent.conftest import Host
 from tests.agent.desk import Desk, Seat
 
 slow = pytest.mark.slow
+
+C1 = f"c1-{secrets.token_hex(4)}"
+"""Not the same in two runs of these tests at once: lost tasks are looked for among all processes."""
 
 
 def run(*words: str) -> bool:
@@ -71,8 +75,8 @@ async def test_tasks_know_their_machine_and_its_address(desk: Desk, host: Host) 
     host.start()
     await build(desk)
     text = 'echo "$PADDOCK_ENVIRONMENT $PADDOCK_MACHINE $PADDOCK_ADDRESS"; cd "$PADDOCK_RESULTS"; pwd'
-    await script(desk, "c1", f"{text}; echo $PADDOCK_SOURCES")
-    first, second, third = (await desk.whole("c1")).decode().splitlines()
+    await script(desk, C1, f"{text}; echo $PADDOCK_SOURCES")
+    first, second, third = (await desk.whole(C1)).decode().splitlines()
     status = await desk.final("build-e-1-one-1")
     assert status.result is not None
     assert first == f"e-1 one {status.result['address']}"
@@ -133,8 +137,8 @@ async def test_cleaning_ends_everything_but_the_agent_and_empties_the_directory(
         setsid sleep 300 & echo $! > {tmp_path}/daemon
         (env -i setsid sh -c 'cd /; sleep 301' &)
         mkdir -p a/b; chmod 000 a; touch .hidden; ln -s / link; echo x > $TMPDIR/x; echo up; sleep 300"""
-    await script(desk, "c1", text)
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    await script(desk, C1, text)
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
     launcher = _launcher(agent)
     assert await clean(desk, 2) >= 3
     assert trees.identify(int((tmp_path / "daemon").read_text())) is None
@@ -147,7 +151,7 @@ async def test_cleaning_ends_everything_but_the_agent_and_empties_the_directory(
     assert set(trees.descendants(agent.pid)) == {launcher}
     await script(desk, "c2", "echo again", fence=2)
     assert await desk.whole("c2") == b"again\n"
-    assert (await desk.final("c1")).state == "error"
+    assert (await desk.final(C1)).state == "error"
 
 
 def _launcher(agent: Identity | None) -> Identity:
@@ -199,17 +203,17 @@ async def test_a_directory_that_cannot_be_emptied_is_a_failure_with_its_reason(d
 async def test_a_machine_survives_the_death_of_its_hosts_agent(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
     await build(desk)
-    text = f"echo c1 >> {tmp_path}/count; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
-    await script(desk, "c1", text)
+    text = f"echo x1 >> {tmp_path}/count; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
+    await script(desk, C1, text)
     before = host.machine_agent("e-1", "one")
     host.kill()
     await desk.until(lambda: "e-1/one" not in desk.seats)
     (tmp_path / "go").touch()
     host.start()
     await desk.here("e-1/one")
-    assert (await desk.final("c1")).state == "complete"
-    assert await desk.whole("c1") == b"done\n"
-    assert (tmp_path / "count").read_text() == "c1\n"
+    assert (await desk.final(C1)).state == "complete"
+    assert await desk.whole(C1) == b"done\n"
+    assert (tmp_path / "count").read_text() == "x1\n"
     assert host.machine_agent("e-1", "one") == before
 
 
@@ -217,17 +221,17 @@ async def test_a_machine_survives_the_death_of_its_hosts_agent(desk: Desk, host:
 async def test_a_dead_machine_agent_is_started_again_on_its_ledger(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
     seat = await build(desk)
-    text = f"echo c1 >> {tmp_path}/count; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
-    await script(desk, "c1", text)
+    text = f"echo x1 >> {tmp_path}/count; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"
+    await script(desk, C1, text)
     await desk.until(lambda: (tmp_path / "count").exists())
     agent = host.machine_agent("e-1", "one")
     assert agent is not None
     os.kill(agent.pid, signal.SIGKILL)
     await desk.until(lambda: desk.seats.get("e-1/one") not in (None, seat))
     (tmp_path / "go").touch()
-    assert (await desk.final("c1")).state == "complete"
-    assert await desk.whole("c1") == b"done\n"
-    assert (tmp_path / "count").read_text() == "c1\n"
+    assert (await desk.final(C1)).state == "complete"
+    assert await desk.whole(C1) == b"done\n"
+    assert (tmp_path / "count").read_text() == "x1\n"
     assert desk.hellos[-1].ledger == seat.hello.ledger
 
 
@@ -237,8 +241,8 @@ async def test_a_destroyed_machine_is_gone_and_destroying_it_again_is_fine(
 ) -> None:
     host.start()
     await build(desk)
-    await script(desk, "c1", f"setsid sleep 300 & echo $! > {tmp_path}/daemon; echo up; sleep 300")
-    await desk.until(lambda: desk.streams["c1", "out"] == b"up\n")
+    await script(desk, C1, f"setsid sleep 300 & echo $! > {tmp_path}/daemon; echo up; sleep 300")
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
     agent = host.machine_agent("e-1", "one")
     assert agent is not None
     for name in ("d1", "d2"):
@@ -275,8 +279,8 @@ async def test_the_relay_shows_the_highest_fence(desk: Desk, host: Host) -> None
 async def test_an_idle_machine_agent_is_small(desk: Desk, host: Host) -> None:
     host.start()
     await build(desk)
-    await script(desk, "c1", "true")
-    await desk.final("c1")
+    await script(desk, C1, "true")
+    await desk.final(C1)
     agent = host.machine_agent("e-1", "one")
     assert agent is not None
     assert resident_kib(agent.pid) <= 35 * 1024
