@@ -45,7 +45,13 @@ def url(desk: Desk) -> Iterator[str]:
 
 def environment_of(url: str, tmp_path: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
-    return {**kept, "PADDOCK_SERVER": url, "PADDOCK_TOKEN": TOKEN, "XDG_STATE_HOME": str(tmp_path / "xdg")}
+    return {
+        **kept,
+        "PADDOCK_SERVER": url,
+        "PADDOCK_TOKEN": TOKEN,
+        "XDG_STATE_HOME": str(tmp_path / "xdg"),
+        "TMPDIR": str(tmp_path),
+    }
 
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -75,6 +75,7 @@ class Command:
                 warden.wait()
             return self._conclude()
         finally:
+            signal.signal(_LOST, signal.SIG_IGN)  # word of a loss may still come, and would end us
             # What came meanwhile was meant for the command.
             while signal.sigtimedwait(signals, 0) is not None:
                 pass
