@@ -27,11 +27,25 @@ LINES = [json.loads(line) for line in (ROOT / "examples/gerrit-events.jsonl").re
 RECHECK = LINES[22]
 """The `my-ci recheck` on openstack-dev/ci-sandbox 189221."""
 
-HEAD = """
-- server: {{listen: "127.0.0.1:0", state: {state}, host-grace: {grace}}}
-- replay: {{name: review, file: {stream}, account: my-ci, recheck: ['^my-ci recheck$'], bots: [jenkins, zuul]}}
-- host: {{name: local, skills: [local]}}
-"""
+SERVER = "- server: {{listen: '127.0.0.1:0', state: {state}, host-grace: {grace}, keep: {{runs: {keep}}}}}\n"
+REPLAY = (
+    "- replay: {{name: review, file: {stream}, account: my-ci, recheck: ['^my-ci recheck$'],"
+    " bots: [jenkins, zuul], report: {{vote: {vote}}}}}\n"
+)
+HOST = "- host: {name: local, skills: [local]}\n"
+
+
+def waiting(name: str, gate: Path) -> str:
+    """A script that counts aloud until the file `gate` is there; on one line, to stand between single quotes."""
+    counting = f'n=0; while ! test -e {gate}; do echo "{name} $n"; n=$((n+1)); sleep 0.02; done'
+    return f'{counting}; echo "{name} ended after $n"'
+
+
+def assert_whole(log: str, name: str) -> None:
+    """Every line that a `waiting` script said is in its log, once, in order."""
+    *counted, last = log.splitlines()
+    assert last == f"{name} ended after {len(counted)}"
+    assert counted == [f"{name} {number}" for number in range(len(counted))]
 
 
 class House:
@@ -54,10 +68,12 @@ class House:
 
     # ---- what it is told
 
-    def configure(self, rest: str, *, grace: str = "5m") -> None:
-        """Write the settings: server, replay forge `review` and host `local`, then `rest`."""
-        head = HEAD.format(state=self.state, stream=self.stream, grace=grace)
-        self.config.write_text(head + rest)
+    def configure(
+        self, rest: str, *, grace: str = "5m", keep: str = "30d", vote: str = "none", forge: str = ""
+    ) -> None:
+        """Write the settings: server, forge `review` (a replay, unless told otherwise), host `local`, then `rest`."""
+        server = SERVER.format(state=self.state, grace=grace, keep=keep)
+        self.config.write_text(server + (forge or REPLAY.format(stream=self.stream, vote=vote)) + HOST + rest)
 
     def tell(self, *events: Mapping[str, Any]) -> None:
         """Put events into the recorded stream; before the server starts, which plays it once."""
@@ -189,6 +205,33 @@ class House:
         answer = self._http.get(f"{self.url}{path}")
         answer.raise_for_status()
         return answer.text
+
+    def run(self, *states: str, id: str = "", limit: float = 60) -> dict[str, Any]:
+        """The newest run, or the one of that id, once it is in one of these states."""
+
+        def look() -> dict[str, Any] | None:
+            found = [id] if id else [run["id"] for run in self.get("runs", limit=1)["items"]]
+            run: dict[str, Any] | None = self.get(f"runs/{found[0]}") if found else None
+            return run if run is not None and run["state"] in states else None
+
+        run = self.until(look, f"run {id} is {' or '.join(states)}", limit=limit)
+        assert run is not None
+        return run
+
+    def in_phase(self, phase: str) -> dict[str, Any]:
+        """The newest run, once a step of that phase says something."""
+
+        def look() -> bool:
+            found = [run["id"] for run in self.get("runs", limit=1)["items"]]
+            logs = self.get(f"runs/{found[0]}")["logs"] if found else []
+            return any(log["phase"] == phase and log["length"] for log in logs)
+
+        self.until(look, f"a step of {phase} is heard")
+        return self.run("preparing", "running", "collecting")
+
+    def step_log(self, run: str, name: str) -> str:
+        """All that a step said on a machine: `main-1-one`."""
+        return self.text(f"/api/v1/runs/{run}/log/{name}")
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, oldest first, each with everything the API tells of it."""

@@ -28,10 +28,7 @@ CONFIG = """
 
 
 def test_a_recheck_becomes_a_green_report_with_a_vote(paddock: House) -> None:
-    paddock.configure(CONFIG)
-    paddock.config.write_text(
-        paddock.config.read_text().replace("bots: [jenkins, zuul]", "bots: [jenkins, zuul], report: {vote: full}")
-    )
+    paddock.configure(CONFIG, vote="full")
     paddock.tell(RECHECK)
     paddock.start_server()
     paddock.start_agent()
