@@ -707,7 +707,7 @@ async def make(
     return Scene(store=store, archive=archive, clock=clock, tail=tail, app=app, actions=actions)
 
 
-class _Wall:
+class Wall:
     """The real clock, for a scene that a person looks at."""
 
     def now(self) -> datetime:
@@ -719,7 +719,7 @@ class _Wall:
         await asyncio.sleep(max(0.0, (moment - self.now()).total_seconds()))
 
 
-async def _print_on(scene: Scene) -> None:
+async def print_on(scene: Scene) -> None:
     """The run that is under way goes on printing."""
     run = await scene.store.read(lambda tables: tables.runs.find("118"))
     assert run
@@ -746,11 +746,11 @@ def _touch(tables: Tables) -> None:
 async def _serve(port: int) -> None:
     import uvicorn
 
-    scene = await make(clock=_Wall(), empty="--empty" in sys.argv)
+    scene = await make(clock=Wall(), empty="--empty" in sys.argv)
     server = uvicorn.Server(uvicorn.Config(scene.app, port=port, log_level="warning", access_log=False))
     async with asyncio.TaskGroup() as group:
         if "--empty" not in sys.argv:
-            group.create_task(_print_on(scene))
+            group.create_task(print_on(scene))
         await server.serve()
         raise SystemExit
 

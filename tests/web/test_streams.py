@@ -189,6 +189,7 @@ async def test_a_listener_that_left_is_noticed(scene: Scene) -> None:
         group.create_task(scene.app(scope | {"root_path": ""}, receive, send))  # type: ignore[arg-type]
         await asyncio.sleep(0.01)
         left.set()
+    assert not scene.app._site.feed._bells
     assert sent[0]["status"] == 200
     assert (b"content-type", b"text/event-stream; charset=utf-8") in sent[0]["headers"]
 

@@ -7,7 +7,7 @@ reads from store and archive what it is behind. Whoever does not take what was s
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from paddock.core.command import Command
@@ -149,7 +149,7 @@ def message(data: object, *, event: str = "", id: str = "") -> bytes:
     return f"{head}data: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
 
 
-async def touches(feed: Feed, topics: Sequence[str]) -> AsyncIterator[bytes]:
+async def touches(feed: Feed, topics: Sequence[str]) -> AsyncGenerator[bytes, None]:
     """Events `touched {"topics": [...]}`, several commits in one where they come quickly."""
     with feed.listening(topics) as (bell, heard):
         yield b"retry: 2000\n\n"
@@ -166,7 +166,7 @@ async def touches(feed: Feed, topics: Sequence[str]) -> AsyncIterator[bytes]:
 
 async def grown(
     tail: Tail, archive: Archive, name: str, *, has_ended: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Events `grew {"length"}` whenever a log grew, several at once as one, then `end {"length"}`."""
     with tail.listening([name]) as bell:
         yield b"retry: 1000\n\n"
@@ -193,7 +193,7 @@ async def grown(
 
 async def appended(
     tail: Tail, archive: Archive, name: str, *, offset: int, has_ended: Callable[[], Awaitable[bool]]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Events `output {"offset", "data"}` (base64 of the bytes from `offset` on), then `end {"length"}`.
 
     `has_ended` says whether nothing more can be appended; it is asked when the log is silent.

@@ -35,6 +35,7 @@ from paddock.wire.shapes import Failure, Problem, plain
 _TITLES = {400: "Not understood", 401: "Please log in", 403: "Not for you", 404: "Not here", 409: "Refused"}
 _OPEN_RUNS = [state for state in runs.State if state is not runs.State.DONE]
 _LIVING = [state for state in environments.State if state is not environments.State.GONE]
+_OVER = [state for state in leases.State if state not in (leases.State.QUEUED, leases.State.GRANTED)]
 _SHOWN = 120
 """Lines of a log that stand in the page itself; the script fetches what is scrolled to."""
 _PAGE = 50
@@ -295,16 +296,15 @@ class Pages:
         def look(tables: Tables) -> dict[str, Any]:
             return {
                 "open": tables.leases.where(state=[leases.State.QUEUED, leases.State.GRANTED], limit=500),
-                "past": [
-                    row for row in tables.leases.where(newest=True, below=below, limit=_PAGE + 1) if not row.is_open
-                ],
+                "past": tables.leases.where(state=_OVER, newest=True, below=below, limit=_PAGE + 1),
             }
 
         seen = await self._site.store.read(look)
         whys = {
             row.id: await self._why(row.id) for row in [r for r in seen["open"] if r.state is leases.State.QUEUED][:12]
         }
-        return self.render(request.scope, "leases.html", whys=whys, **seen)
+        more = len(seen["past"]) > _PAGE
+        return self.render(request.scope, "leases.html", whys=whys, more=more, **seen | {"past": seen["past"][:_PAGE]})
 
     async def lease(self, request: Request) -> Response:
         id = request.path_params["id"]

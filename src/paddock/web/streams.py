@@ -3,7 +3,8 @@
 import asyncio
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from posixpath import basename
 from urllib.parse import quote
 
@@ -35,7 +36,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, source: AsyncIterator[bytes]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._source = source
@@ -54,9 +55,11 @@ class EventStream(Response):
 
     async def _pump(self, send: Send) -> None:
         try:
-            async for piece in self._source:
-                async with asyncio.timeout(PATIENCE):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            # Closed here and now, so that no bell of a listener who left goes on hanging.
+            async with aclosing(self._source):
+                async for piece in self._source:
+                    async with asyncio.timeout(PATIENCE):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         except (TimeoutError, OSError):
             # Too slow, or gone: it reconnects by itself and reads on from where it was.
@@ -111,14 +114,15 @@ class Streams:
             source = appended(site.tail, site.archive, stream.archive, offset=offset, has_ended=has_ended)
         return EventStream(self._counted(source))
 
-    async def _counted(self, source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _counted(self, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         if self._listeners >= AT_MOST:
             yield b"retry: 30000\n\n"
             return
         self._listeners += 1
         try:
-            async for piece in source:
-                yield piece
+            async with aclosing(source):
+                async for piece in source:
+                    yield piece
         finally:
             self._listeners -= 1
 

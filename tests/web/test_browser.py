@@ -1,0 +1,160 @@
+"""The pages in a real browser: live, linked to the line, within reach of the keyboard, asking nobody outside.
+
+With PADDOCK_PICTURES=DIRECTORY the pages are also photographed there, light, dark and as on a phone.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.web.scene import OPERATOR, Scene, Wall, make, print_on
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: ./dev host-setup installs it"),
+]
+PICTURES = {
+    "now": "/",
+    "run": "/runs/118/",
+    "run-failed": "/runs/110/",
+    "run-merged": "/runs/118/?machine=all",
+    "runs": "/runs",
+    "round": "/rounds/30",
+    "change": "/changes/review/912340",
+    "environments": "/environments",
+    "environment": "/environments/two-node-1",
+    "hosts": "/hosts",
+    "agent": "/agents/two-node-1.controller",
+    "leases": "/leases",
+    "lease": "/leases/l121",
+    "events": "/events",
+    "event": "/events/43",
+    "login": "/login",
+    "api": "/docs",
+}
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[tuple[Scene, str]]:
+    """The scene on a port of its own, with a run that goes on printing."""
+    scene = await make(clock=Wall())
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(scene.app, log_level="warning", access_log=False))
+    server.config.timeout_graceful_shutdown = 1
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[sock]))
+        printing = group.create_task(print_on(scene))
+        try:
+            yield scene, f"http://127.0.0.1:{sock.getsockname()[1]}"
+        finally:
+            printing.cancel()
+            server.should_exit = True
+            await serving
+
+
+@asynccontextmanager
+async def browser(**options: Any) -> AsyncIterator[Any]:
+    """A page that collects what went wrong on it."""
+    from playwright.async_api import async_playwright
+
+    async with async_playwright() as playwright:
+        chromium = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        context = await chromium.new_context(**options)
+        try:
+            yield await context.new_page()
+        finally:
+            await chromium.close()
+
+
+async def test_a_log_is_followed_linked_and_searched() -> None:
+    trouble: list[str] = []
+    async with served() as (scene, address), browser() as page:
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(address) or trouble.append(request.url))
+
+        run = await scene.store.read(lambda tables: tables.runs.find("110"))
+        assert run
+        name = f"{run.archive}/logs/main-2-compute"
+        await scene.archive.write(f"{name}.log", b"".join(b"line %d of many\n" % n for n in range(1, 900_001)))
+        await page.goto(f"{address}/runs/110/#main-2-compute-L700000-L700003")
+        await page.wait_for_selector("#main-2-compute-L700002.on", timeout=20_000)
+        assert await page.inner_text("#main-2-compute-L700002 code") == "line 700002 of many"
+        assert await page.locator(".l").count() < 1000
+
+        await page.fill("[data-search]", "LINE 123456 of")
+        await page.keyboard.press("Enter")
+        await page.wait_for_selector("#main-2-compute-L123456.hit", timeout=20_000)
+
+        await page.goto(f"{address}/runs/110/#controller-L86")
+        await page.wait_for_selector(".l.on")
+
+        await page.goto(f"{address}/runs/118/")
+        before = await page.locator("#main-2-controller .l").last.inner_text()
+        await page.wait_for_function(
+            "before => [...document.querySelectorAll('#main-2-controller .l')].at(-1).innerText !== before", arg=before
+        )
+    assert trouble == []
+
+
+async def test_keys_move_open_search_and_help() -> None:
+    async with served() as (_, address), browser() as page:
+        await page.goto(address)
+        await page.keyboard.press("j")
+        await page.keyboard.press("j")
+        assert await page.inner_text(".at .id") == "run 120"
+        await page.keyboard.press("Enter")
+        await page.wait_for_url(f"{address}/runs/120/")
+        await page.goto(f"{address}/events")
+        await page.keyboard.press("/")
+        assert await page.evaluate("document.activeElement.name") == "project"
+        await page.keyboard.press("Escape")
+        await page.keyboard.press("?")
+        assert await page.is_visible("#help")
+
+
+async def test_a_person_logs_in_and_presses_a_button() -> None:
+    async with served() as (scene, address), browser() as page:
+        # The scene's public address is https, where a cookie is Secure: the token goes in as after logging in there.
+        await page.context.add_cookies([{"name": "paddock", "value": OPERATOR, "url": address}])
+        await page.goto(f"{address}/environments/two-node-4")
+        await page.click("text=Clean")
+        await page.wait_for_url(f"{address}/environments/two-node-4")
+        row = await scene.store.read(lambda tables: tables.environments.find("two-node-4"))
+    assert row
+    assert row.state.value == "cleaning"
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "phone"])
+async def test_every_page_fits_and_none_complains(look: str) -> None:
+    options: dict[str, Any] = {
+        "viewport": {"width": 390, "height": 800} if look == "phone" else {"width": 1360, "height": 900},
+        "color_scheme": "dark" if look == "dark" else "light",
+    }
+    pictures = os.environ.get("PADDOCK_PICTURES")
+    trouble: list[str] = []
+    async with served() as (_, address), browser(**options) as page:
+        await page.context.add_cookies([{"name": "paddock", "value": OPERATOR, "url": address}])
+        page.on("console", lambda said: said.type in ("error", "warning") and trouble.append(said.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        for name, path in PICTURES.items():
+            await page.goto(address + path)
+            if path not in ("/login", "/docs"):
+                await page.wait_for_function("document.getElementById('link').textContent === 'live'")
+            wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            if wide > 0:
+                trouble.append(f"{path} is {wide} pixels too wide")
+            if pictures:
+                await page.screenshot(path=Path(pictures) / f"{name}-{look}.png", full_page=name != "api")
+    assert trouble == []
