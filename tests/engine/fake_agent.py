@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from paddock.core.command import Command
+from paddock.core.errors import Refused
 from paddock.ports import Admitted, Desk
 from paddock.wire.hello import LOG_STREAM, Facts, Hello, Output, Relay, Status, TaskReport, TaskState
 from paddock.wire.messages import Code
@@ -63,6 +64,10 @@ class FakeAgent:
         self.cancelled: list[str] = []
         self.withheld: list[Output] = []
         self.running: dict[str, Command] = {}
+        self.executed: list[str] = []
+        """Ids of the commands that it began to carry out: what a ledger keeps from happening twice."""
+        self.finals: dict[str, tuple[list[Output], Status]] = {}
+        """Task → what it was told at its end, as a spool keeps it until the server has it."""
         self._replies: dict[str, list[Reply]] = {}
         self._sessions = 0
         self._is_pulling = False
@@ -84,13 +89,18 @@ class FakeAgent:
         """Begin a session; what waits is fetched, unless the test wants to do that itself."""
         self._sessions += 1
         session = f"{self.id}-s{self._sessions}"
+        tasks = [*tasks, *(TaskReport(task_id=id, state=TaskState.COMPLETE) for id in self.finals)]
         admitted = await self.desk.admit(self.hello(tasks=tasks), relay=self.relay, session=session, probe=self._probe)
         self.session, self.is_away = session, False
         self.fences = {**self.fences, **admitted.welcome.fences}
         self.epoch = admitted.welcome.epoch
+        for id in admitted.welcome.forget:
+            self.finals.pop(id, None)
+        for id in list(self.finals):
+            await self._tell_the_end(id)
         if pull:
             for command in await self.desk.unanswered(self.id, session):
-                await self.take(command)
+                await self._take_and_bear(command)
             await self.pull()
         return admitted
 
@@ -127,9 +137,16 @@ class FakeAgent:
                 self._is_called = False
                 while commands := await self.desk.outgoing(self.id, self.session, limit=64):
                     for command in commands:
-                        await self.take(command)
+                        await self._take_and_bear(command)
         finally:
             self._is_pulling = False
+
+    async def _take_and_bear(self, command: Command) -> None:
+        """Carry it out; a word that is refused is an answer like any other, and no end of the connection."""
+        try:
+            await self.take(command)
+        except Refused:
+            self.finals.pop(command.id, None)
 
     async def take(self, command: Command) -> None:
         """Carry out one command as the replies say."""
@@ -140,18 +157,23 @@ class FakeAgent:
         if command.method == "task.cancel":
             await self._cancel(command)
             return
+        if command.id in self.executed:
+            await self.accept(command)
+            await self._tell_the_end(command.id)
+            return
         reply = self._reply(command)
         if reply.is_silent:
             return
-        if reply.is_refused:
-            await self.desk.answered(self.id, command.id, result=None, code=reply.code, message="so it was")
-            return
-        await self.accept(command)
-        await self.tell(command, TaskState.RUNNING)
+        self.executed.append(command.id)
+        # Whatever becomes of the connection while it tells this: the task runs.
         if reply.is_running:
             self.running[command.id] = command
-            return
-        await self.finish(command, reply)
+        else:
+            self.end(command, reply)
+        await self.accept(command)
+        await self.tell(command, TaskState.RUNNING)
+        if not reply.is_running:
+            await self.finish(command, reply)
 
     def _reply(self, command: Command) -> Reply:
         for key in (str(command.params.get("run", "")), command.method):
@@ -165,25 +187,44 @@ class FakeAgent:
         await self.desk.answered(self.id, command.id, result=accepted, code="", message="")
 
     async def finish(self, command: Command, reply: Reply | None = None) -> None:
-        """End a task: its output, then its last status."""
-        reply = reply or Reply()
+        """End a task and tell it: its output, then its last status."""
+        self.end(command, reply or Reply())
+        await self._say_the_end(command.id)
+
+    def end(self, command: Command, reply: Reply) -> None:
+        """A task is over; what is to be told of it is kept until the server has it."""
         self.running.pop(command.id, None)
+        if command.id in self.finals:
+            return
         outputs = self._outputs(command, reply)
         lengths = {output.stream: len(output.data) for output in outputs}
         if reply.is_withheld:
             self.withheld += outputs
-        else:
-            for output in outputs:
-                await self.desk.output(self.id, output)
-        result = {"address": "127.0.0.1", "exit": reply.exit, **reply.result}
-        await self.tell(
-            command,
-            TaskState.ERROR if reply.code else TaskState.COMPLETE,
+            outputs = []
+        status = Status(
+            task_id=command.id,
+            state=TaskState.ERROR if reply.code else TaskState.COMPLETE,
             code=Code(reply.code) if reply.code else None,
             msg="so it was" if reply.code else None,
-            result=None if reply.code else result,
+            result=None if reply.code else {"address": "127.0.0.1", "exit": reply.exit, **reply.result},
             outputs=lengths if reply.lengths is None else reply.lengths,
         )
+        self.finals[command.id] = (outputs, status)
+
+    async def _say_the_end(self, id: str) -> None:
+        outputs, status = self.finals[id]
+        for output in outputs:
+            await self.desk.output(self.id, output)
+        await self.desk.told(self.id, status)
+        self.finals.pop(id, None)
+
+    async def _tell_the_end(self, id: str) -> None:
+        """Once more what it was told at its end; what is refused is forgotten."""
+        try:
+            if id in self.finals:
+                await self._say_the_end(id)
+        except Refused:
+            self.finals.pop(id, None)
 
     def _outputs(self, command: Command, reply: Reply) -> list[Output]:
         if command.method == "script.run" and reply.output:

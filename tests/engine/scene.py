@@ -90,10 +90,13 @@ class Scene:
         self.archive = MemoryArchive()
         self.forge = FakeForge("review", clock=self.clock)
         self.configuration = configuration()
+        self.successor: MemoryStore | None = None
+        """The store that the next server opened already: whatever this one writes from then on is in vain."""
         self.agents: dict[str, FakeAgent] = {}
         self.machines_come_by_themselves = True
         self.machine_replies: dict[str, tuple[Reply, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ended_badly: list[BaseException] = []
         self._stages: list[asyncio.Task[None]] = []
         self._make()
 
@@ -142,8 +145,8 @@ class Scene:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None and not self.is_dying:
-            raise AssertionError("an agent's connection ended badly") from task.exception()
+        if not task.cancelled() and (error := task.exception()) is not None and not self.is_dying:
+            self._ended_badly.append(error)
 
     is_dying = False
     """Whether the test makes this server die: then what breaks with it is no surprise."""
@@ -172,7 +175,9 @@ class Scene:
     async def restart(self) -> None:
         """The server dies where it is; the next one starts on its rows. Agents are away until they say hello."""
         await self.stop()
-        self.store = self.store.reopen()
+        self._ended_badly.clear()
+        self.store = self.successor or self.store.reopen()
+        self.successor = None
         for agent in self.agents.values():
             agent.is_away = True
         self.is_dying = False
@@ -186,7 +191,9 @@ class Scene:
         while quiet < 40:
             await asyncio.sleep(0)
             quiet = quiet + 1 if counted.is_quiet() else 0
-        if any(stage.done() for stage in self._stages):
+        if self._ended_badly:
+            raise AssertionError("an agent's connection ended badly") from self._ended_badly.pop()
+        if any(stage.done() for stage in self._stages) and not self.is_dying:
             raise AssertionError("a stage ended")
 
     async def later(self, **span: float) -> None:
@@ -196,7 +203,7 @@ class Scene:
 
     async def jump(self, **span: float) -> None:
         """Let much time pass at once: whoever sleeps is woken once, at its end."""
-        self.clock.advance(**span)
+        self.clock.advance(to=self.clock.now() + timedelta(**span))
         await self.settle()
 
     async def until(self, is_so: Callable[[], bool]) -> None:
@@ -270,15 +277,24 @@ class Scene:
     async def host_arrives(self) -> FakeAgent:
         """The agent of the host `local` enrols and says hello; machines that it builds say hello themselves."""
         agent = await self.enrol()
-        finish = agent.finish
+        finish, end = agent.finish, agent.end
 
-        async def build_and_finish(command: Command, reply: Reply | None = None) -> None:
+        def is_built(command: Command, reply: Reply | None) -> bool:
+            is_good = command.method == "machine.build" and not (reply or Reply()).code
+            return is_good and self.machines_come_by_themselves
+
+        def end_and_make(command: Command, reply: Reply) -> None:
+            end(command, reply)
+            if is_built(command, reply):
+                self.make_machine(command.environment, command.machine)
+
+        async def finish_and_arrive(command: Command, reply: Reply | None = None) -> None:
             await finish(command, reply)
-            is_built = command.method == "machine.build" and not (reply or Reply()).code
-            if is_built and self.machines_come_by_themselves:
+            if is_built(command, reply):
                 await self.machine_arrives(command.environment, command.machine)
 
-        agent.finish = build_and_finish  # type: ignore[method-assign]
+        agent.end = end_and_make  # type: ignore[method-assign]
+        agent.finish = finish_and_arrive  # type: ignore[method-assign]
         await agent.say_hello()
         await self.settle()
         return agent
@@ -291,6 +307,12 @@ class Scene:
 
     async def machine_arrives(self, environment: str, machine: str) -> FakeAgent:
         """The agent of a machine says hello through its host."""
+        agent = self.make_machine(environment, machine)
+        await agent.say_hello()
+        return agent
+
+    def make_machine(self, environment: str, machine: str) -> FakeAgent:
+        """A machine with its agent, which runs whether a server does or not."""
         id = f"{environment}.{machine}"
         if id not in self.agents:
             host = self.host
@@ -298,7 +320,6 @@ class Scene:
             self.agents[id] = FakeAgent(self.desk, id=id, relay=relay)
             for what, replies in self.machine_replies.items():
                 self.agents[id].on(what, *replies)
-        await self.agents[id].say_hello()
         return self.agents[id]
 
     def machine(self, name: str, environment: str = "pair-1") -> FakeAgent:

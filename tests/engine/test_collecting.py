@@ -111,7 +111,7 @@ async def test_a_command_that_ends_just_before_the_decision_is_waited_for_too(sc
     await second.finish(next(iter(second.running.values())), Reply(files={"b.xml": GOOD}))
     await scene.settle()
     write = scene.store.write
-    is_told = []
+    is_told: list[bool] = []
 
     async def write_late(step: Any) -> Any:
         if not is_told:

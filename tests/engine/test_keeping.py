@@ -11,7 +11,7 @@ NOUNS = ("events", "rounds", "runs", "results", "reports", "leases", "commands",
 
 
 def counted(scene: Scene) -> dict[str, int]:
-    return {noun: scene.look(lambda tables, noun=noun: getattr(tables, noun).count()) for noun in NOUNS}
+    return scene.look(lambda tables: {noun: getattr(tables, noun).count() for noun in NOUNS})
 
 
 def keep(scene: Scene, *, runs: int, events: int) -> None:
