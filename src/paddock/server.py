@@ -167,7 +167,8 @@ class Server:
                 serving = group.create_task(web.serve(sockets=[sock]))
                 await web.started_or(serving)
                 url = self._configuration.server.public_url
-                finding.record(url=url, state=self._state)
+                # The terminal on this machine need not go through a proxy in front of the public address.
+                finding.record(url=_nearest(self._configuration.server), state=self._state)
                 log.info("server is ready", extra={"url": url, "epoch": self._store.epoch})
                 ready(Ready(url=url, state=self._state, token_file=self._state / TOKEN_FILE))
                 await serving
@@ -359,6 +360,14 @@ def _settle(configuration: Configuration, sock: socket.socket) -> Configuration:
 def _follows_listen(server: ServerSettings) -> bool:
     """Whether the public address is just the one that is listened on, as the loader makes it unless it is told."""
     return server.public_url == f"{_scheme(server)}://{server.listen}"
+
+
+def _nearest(server: ServerSettings) -> str:
+    """How programs on this machine reach it: where it listens; with TLS under the name that its certificate has."""
+    if server.certificate:
+        return server.public_url
+    address = server.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
+    return f"http://{address}"
 
 
 def _scheme(server: ServerSettings) -> str:

@@ -1,4 +1,4 @@
-"""What a person does on the pages: logging in and out, and the buttons; each works without script.
+"""Buttons: forms that need a session and come from our own pages.
 
 Effects: none of its own; every button is one call of the engine's actions.
 """

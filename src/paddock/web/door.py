@@ -80,10 +80,12 @@ class Door:
             if method == "POST" and path == ACQUIRE:
                 route = ACQUIRE
                 identity = await self._admit(scope, ROUTES["POST", ACQUIRE])
+                _check_length(scope)
                 watch.status = await self._hot.acquire(receive, send, identity)
             elif method == "POST" and (id := lease_to_release(path)):
                 route = RELEASE
                 identity = await self._admit(scope, ROUTES["POST", RELEASE])
+                _check_length(scope)
                 watch.status = await self._hot.release(receive, send, identity, id)
             else:
                 route = self._route(scope)
@@ -214,11 +216,16 @@ def _wants_page(scope: Scope) -> bool:
     return b"text/html" in accept
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """`receive` that ends with `TooLarge` past the limit."""
+def _check_length(scope: Scope) -> None:
+    """`TooLarge` for a body that says it will be, before anybody waits for it."""
     for name, value in scope["headers"]:
         if name == b"content-length" and (not value.isdigit() or len(value) > 12 or int(value) > MOST):
             raise TooLarge
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """`receive` that ends with `TooLarge` past the limit."""
+    _check_length(scope)
     taken = 0
 
     async def limited() -> Message:
