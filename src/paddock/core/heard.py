@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TypeGuard
 
 from paddock.core.event import Change, Event, Heard, Kind
+from paddock.core.redaction import redact
 
 Said = Mapping[str, object]
 
@@ -99,10 +100,11 @@ def _event(
         heard=heard.at,
         kind=kind,
         type=type,
-        # As it came, but for what no database takes: such a line is no JSON anyway, or was no UTF-8.
-        raw=_UNSTORABLE.sub("\ufffd", heard.raw),
+        # As it came, but for secrets, which are shown to nobody from here on, and for what no database takes: such a
+        # line is no JSON anyway, or was no UTF-8.
+        raw=redact(_UNSTORABLE.sub("\ufffd", heard.raw)),
         author=author,
-        comment=comment,
+        comment=redact(comment),
         change=change,
         project=project,
         number=number,
