@@ -24,14 +24,18 @@ _NAMED = re.compile(
     r"(?:(\")(?:[^\"\\]|\\.){4,}\"|(\\\")[^\"\\]{4,}\\\"|(')[^']{4,}'|(?:(?:bearer|basic)\s{1,20})?[^\s\"',;&]{4,})"
 )
 _NAME = re.compile(rf"(?i)(?:.*[^a-z])?(?:{_WORDS})")
-_URL = re.compile(r"(?i)([a-z0-9+.-]{1,20}://[^\s/:@]{0,200}:)[^\s/@]{1,2000}@")
+_URL = re.compile(r"(://[^\s/:@]{0,200}:)[^\s/@]{1,2000}@")
+_HINTS = ("authorization", "auth-token", "cookie", "passw", "passphrase", "secret", "token", "key")
 
 
 def redact(text: str) -> str:
     """The text without what looks like a secret: our own tokens, private keys, named values, passwords in URLs."""
     for pattern in _SECRETS:
         text = pattern.sub(_HIDDEN, text)
-    text = _NAMED.sub(_hide, text)
+    # Most text has none of the words, and looking for them is ten times cheaper than the pattern.
+    lower = text.lower()
+    if any(hint in lower for hint in _HINTS):
+        text = _NAMED.sub(_hide, text)
     return _URL.sub(rf"\1{_HIDDEN}@", text)
 
 
