@@ -2,6 +2,7 @@
 
 import base64
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ from paddock.wire.methods import (
 )
 
 FENCED = {"environment": "two-machines-1", "fence": 7}
-VALID = {
+VALID: dict[str, dict[str, Any]] = {
     "ping": {},
     "status": {},
     "system.facts": {},

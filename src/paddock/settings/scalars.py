@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 # The parser's own tree is the only way to see how an expression repeats; it is the same in 3.11 to 3.14.
-from re import _constants, _parser  # type: ignore[attr-defined]
+from re import _constants, _parser
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -210,7 +210,7 @@ NameOrExpression = Annotated[str, BeforeValidator(_name_or_expression)]
 Expression = Annotated[str, BeforeValidator(_expression), WithJsonSchema({"type": "string", "format": "regex"})]
 Glob = Annotated[str, BeforeValidator(_glob)]
 Limit = Annotated[timedelta, BeforeValidator(_between("1s", "7d")), WithJsonSchema(_DURATION)]
-Age = Annotated[timedelta, BeforeValidator(_between("1h", "3650d")), WithJsonSchema(_DURATION)]
+Age = Annotated[timedelta, BeforeValidator(_between("1s", "3650d")), WithJsonSchema(_DURATION)]
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
