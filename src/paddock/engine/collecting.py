@@ -4,6 +4,7 @@ Effects: idempotent (reads the archive, then one transaction ends the run and gi
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -78,11 +79,31 @@ def _ended(tables: Tables, id: str) -> tuple[Run | None, list[Command]]:
 async def finish(means: Means, run: Run, act: Finish, *, now: datetime) -> None:
     """Read the results and end the run. `Conflict` if it moved meanwhile: then it is looked at again."""
     _, ended = await means.store.read(lambda tables: _ended(tables, run.id))
+    await _keep_empty_files(means, run, ended)
     found, unread = await _read_results(means, run, ended)
     verdict, reason = _verdict(run, act, found, unread)
     faults.at("collecting.read")
     await means.store.write(lambda tables: end(tables, run, verdict, reason, found, now=now))
     faults.at("collecting.ended")
+
+
+AT_ONCE = 64
+"""Empty files that are made together: each waits for the disk."""
+
+
+async def _keep_empty_files(means: Means, run: Run, ended: Sequence[Command]) -> None:
+    """A file without bytes has arrived by being announced: no output came that would have made it."""
+    empty = {}
+    for command in ended:
+        if command.method == "file.collect":
+            for stream, length in command.outputs.items():
+                with contextlib.suppress(Refused):
+                    empty[stream_name(command, stream)] = length
+    names = [name for name, length in empty.items() if length == 0]
+    there = await means.archive.list(run.archive) if names else {}
+    missing = [name for name in names if name not in there]
+    for first in range(0, len(missing), AT_ONCE):
+        await asyncio.gather(*(means.archive.append(name, 0, b"") for name in missing[first : first + AT_ONCE]))
 
 
 async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> tuple[Results, list[str]]:
