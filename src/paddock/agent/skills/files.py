@@ -145,6 +145,7 @@ def _collect(place: Place, call: Call) -> Outcome:
 def _chosen(root: Path, found: list[_Found], call: Call) -> Outcome:
     files: list[JSON] = []
     refused: list[dict[str, JSON]] = []
+    beyond: list[dict[str, JSON]] = []
     streams: dict[str, Stream] = {}
     file_limit, total = call.number("file_limit"), call.number("total_limit")
     room = _NAMES_ROOM
@@ -159,13 +160,15 @@ def _chosen(root: Path, found: list[_Found], call: Call) -> Outcome:
         elif not why and size > total:
             why = "more bytes in all than are taken"
         if why:
-            refused.append({"path": one.path[:500], "why": why})
+            (refused if one.why else beyond).append({"path": one.path[:500], "why": why})
             continue
         if one.size > file_limit:
             refused.append({"path": one.path[:500], "why": f"cut at {file_limit} of {one.size} bytes"})
         total -= size
         files.append({"path": one.path, "size": size})
         streams[one.path] = Stream(path=str(root / one.path), length=size)
+    # What is odd by itself is told before what is only one too many: a flood of files hides nothing.
+    refused += beyond
     if len(refused) > _REFUSED_AT_MOST:
         more = len(refused) - _REFUSED_AT_MOST
         refused = [*refused[:_REFUSED_AT_MOST], {"path": "...", "why": f"and {more} more"}]
