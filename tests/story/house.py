@@ -103,7 +103,7 @@ class House:
             self.url = f"http://127.0.0.1:{self._port}"
         log = (self.directory / "server.log").open("ab")
         argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
-        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self._environment(environment))
+        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self.surroundings(environment))
 
     def serves(self) -> bool:
         """Whether the server's process lives."""
@@ -124,7 +124,7 @@ class House:
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]
         self.agent = subprocess.Popen(
-            argv, stdout=log, stderr=log, env=self._environment(environment), start_new_session=True
+            argv, stdout=log, stderr=log, env=self.surroundings(environment), start_new_session=True
         )
 
     def tend(self, **environment: str) -> None:
@@ -142,7 +142,7 @@ class House:
         self.tend()
         return True
 
-    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+    def surroundings(self, extra: Mapping[str, str]) -> dict[str, str]:
         home = self.directory / "home"
         home.mkdir(exist_ok=True)
         return {
@@ -165,6 +165,8 @@ class House:
             with contextlib.suppress(Exception):
                 self.kill(process)
         asyncio.run(_end(self.living))
+        for group in self.groups():
+            group.remove()
         self._http.close()
 
     def living(self) -> list[trees.Identity]:
@@ -174,6 +176,11 @@ class House:
     def tasks(self) -> list[trees.Identity]:
         """The living processes of this house that belong to a task."""
         return [one for one in self.living() if variable(one.pid, "PADDOCK_TASK")]
+
+    def groups(self) -> list[trees.Cgroup]:
+        """The control groups of the machines that have a record."""
+        records = [json.loads(file.read_text()) for file in self.agent_state.glob("machines/*/*/machine.json")]
+        return [trees.Cgroup(path=Path(record["cgroup"])) for record in records if record["cgroup"]]
 
     def machines(self) -> list[trees.Identity]:
         """The agents of machines: whoever has signed in on a machine's state."""
@@ -219,15 +226,15 @@ class House:
         return run
 
     def in_phase(self, phase: str) -> dict[str, Any]:
-        """The newest run, once a step of that phase says something."""
+        """The newest run of which a step of that phase has said something."""
 
-        def look() -> bool:
-            found = [run["id"] for run in self.get("runs", limit=1)["items"]]
-            logs = self.get(f"runs/{found[0]}")["logs"] if found else []
-            return any(log["phase"] == phase and log["length"] for log in logs)
+        def look() -> dict[str, Any] | None:
+            heard = [run for run in self.runs() if any(log["phase"] == phase and log["length"] for log in run["logs"])]
+            return heard[-1] if heard else None
 
-        self.until(look, f"a step of {phase} is heard")
-        return self.run("preparing", "running", "collecting")
+        run = self.until(look, f"a step of {phase} is heard")
+        assert run is not None
+        return run
 
     def step_log(self, run: str, name: str) -> str:
         """All that a step said on a machine: `main-1-one`."""
