@@ -18,6 +18,7 @@ def wait_and_exec(order: Order, *, gate: int, report: int, stdin: int, output: i
     """Never returns. What goes wrong between the gate and exec is written to `report`, which exec closes."""
     try:
         _arrange(stdin, output, gate, report)
+        _join_group(order)
         if os.read(gate, 1) != OPEN:
             os._exit(0)
         _become(order)
@@ -50,10 +51,14 @@ def close_all_but(*kept: int) -> None:
                 os.close(handle)
 
 
-def _become(order: Order) -> None:
+def _join_group(order: Order) -> None:
+    """Before the gate: the kernel takes 4 to 16 ms for it, in which the agent writes its ledger."""
     if order.cgroup is not None:
         with suppress(OSError):  # a group is a help, not a condition
             Cgroup(path=order.cgroup).add(0)
+
+
+def _become(order: Order) -> None:
     os.umask(order.umask)
     if order.user is not None:
         _change_user(order.user)
