@@ -31,7 +31,7 @@ from tests.engine.scene import ANNA, ROOT, SLOT, Scene
 
 T = TypeVar("T")
 
-SOLO = Pool(name="solo", host="local", machines=("one",), max=2)
+SOLO = Pool(name="solo", host="local", machines=("one",), max=3)
 MOODS = {
     "well": Reply(),
     "failing": Reply(code="failed"),
@@ -155,11 +155,12 @@ class Broker(RuleBasedStateMachine):
         self.do(self.scene.later(minutes=minutes))
 
     @rule(
-        method=st.sampled_from(["build", "clean", "destroy"]), mood=st.sampled_from(sorted(MOODS)), lasts=st.booleans()
+        method=st.sampled_from(["build", "clean", "destroy"]),
+        mood=st.sampled_from(sorted(MOODS)),
+        times=st.sampled_from([1, 3, 1000]),
     )
-    def host_changes_its_mood(self, method: str, mood: str, lasts: bool) -> None:
-        replies = [MOODS[mood]] if lasts else [MOODS[mood], Reply()]
-        self.scene.host.on(f"machine.{method}", *replies)
+    def host_changes_its_mood(self, method: str, mood: str, times: int) -> None:
+        self.scene.host.on(f"machine.{method}", *[MOODS[mood]] * times, Reply())
 
     @rule()
     def host_finishes_what_was_slow(self) -> None:
@@ -281,8 +282,11 @@ class Broker(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """In the end all is well again, and everybody was served."""
-        self.do(self.see_it_through())
-        self.runner.close()
+        try:
+            self.do(self.see_it_through())
+        finally:
+            self.do(self.scene.stop())
+            self.runner.close()
 
     async def see_it_through(self) -> None:
         scene = self.scene
@@ -309,7 +313,6 @@ class Broker(RuleBasedStateMachine):
         else:
             raise AssertionError(f"never served: {self.open_leases()}, never well: {self.environments()}")
         assert scene.commands(state=sorted(OPEN)) == []
-        await scene.stop()
 
     @initialize()
     def the_table_is_the_one_that_is_walked(self) -> None:

@@ -409,6 +409,14 @@ async def test_a_host_that_has_seen_a_higher_epoch_raises_ours(scene: Scene) -> 
     assert admitted.welcome.epoch == scene.store.epoch == 41
 
 
+async def test_when_the_epoch_is_raised_all_others_say_hello_again(scene: Scene) -> None:
+    await scene.acquire("pair")
+    await scene.host.leave()
+    scene.host.epoch = 40
+    await scene.host.say_hello()
+    assert sorted(id for id, _ in scene.links.dropped) == ["pair-1.one", "pair-1.two"]
+
+
 async def test_what_a_machine_says_about_epochs_is_not_believed(scene: Scene) -> None:
     await scene.acquire("pair")
     machine = scene.machine("one")

@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
+
 from paddock.core.agent import Agent, Kind
-from paddock.core.errors import Conflict
+from paddock.core.errors import Broken, Conflict
 from paddock.engine.loop import RETRY, Bell, earliest, keep
 from paddock.ports import Touched
 from paddock.testing import EPOCH, FakeClock, MemoryStore, settle
@@ -110,6 +112,17 @@ async def test_a_step_that_raises_is_tried_again_a_little_later() -> None:
         await clock.elapse(seconds=RETRY.total_seconds())
         assert len(stage.steps) == 2
         assert not task.done()
+
+
+async def test_a_store_that_is_broken_is_said_in_its_own_words_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, clock, stage = MemoryStore(), FakeClock(), Noting(Broken("store: no space left"))
+    async with kept(stage, store, clock):
+        await clock.elapse(seconds=RETRY.total_seconds())
+        assert len(stage.steps) == 2
+    said = caplog.records[0]
+    assert (said.exc_info, said.__dict__["reason"]) == (None, "store: no space left")
 
 
 async def test_a_step_that_met_a_conflict_is_tried_again_at_once() -> None:

@@ -113,6 +113,7 @@ class Commanding:
             raise Refused(f"agent {agent.name}: another agent answers to this identity; both are shut out")
         if store.epoch < hello.epoch <= admission.LARGEST_COUNT and relay is None:
             await store.raise_epoch(hello.epoch)
+            await self._drop_others(agent.id)
         settled = await self._write(lambda tables: admission.settle(tables, agent, hello, session=session, now=now))
         deliver, finished = await self._deliveries(settled)
         welcome = Welcome(
@@ -126,6 +127,12 @@ class Commanding:
         )
         log.info("agent said hello", extra={"agent": agent.id, "session": session})
         return Admitted(agent=agent.id, session=session, welcome=welcome)
+
+    async def _drop_others(self, agent: str) -> None:
+        """The epoch was raised: sessions that were welcomed under the one before would be told stale commands."""
+        for other in await self._means.store.read(lambda tables: tables.agents.where()):
+            if other.is_connected and other.id != agent:
+                self._means.links.drop(other.id, "the epoch was raised: say hello again")
 
     async def _deliveries(self, settled: admission.Settled) -> tuple[tuple[Deliver, ...], list[str]]:
         """Where each known task's output goes on, by what is on disk; and the tasks that we have whole."""

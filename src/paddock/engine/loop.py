@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from paddock.core.errors import Conflict
+from paddock.core.errors import Broken, Conflict
 from paddock.ports import Clock, Store, Touched
 
 log = logging.getLogger(__name__)
@@ -85,6 +85,10 @@ async def _step(stage: Stage, clock: Clock) -> datetime | None:
         return await stage.step(now)
     except Conflict:
         return now
+    except Broken as exc:
+        # A disk or a database, not a defect of the stage: its words say more than where they were met.
+        log.error("stage was put off", extra={"stage": stage.name, "reason": exc.message})
+        return now + RETRY
     except Exception:
         log.exception("stage did not finish its step", extra={"stage": stage.name})
         return now + RETRY
