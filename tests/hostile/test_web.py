@@ -4,10 +4,14 @@ import asyncio
 import copy
 import html.parser
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -19,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.peers import Memory, is_well, open_files
-from tests.story.house import RECHECK, House, house
+from tests.story.house import RECHECK, ROOT, House, house
 
 pytestmark = pytest.mark.slow
 
@@ -185,6 +189,43 @@ def test_secrets_of_a_comment_are_on_no_page_and_in_no_answer(web: House) -> Non
     told = json.dumps(web.get(f"events/{event['id']}")) + web.text(f"/events/{event['id']}") + web.text("/events")
     assert "hunter2-hunter2" not in told
     assert SECRET not in told
+
+
+def test_no_log_and_no_answer_holds_a_token_or_a_code(web: House) -> None:
+    secrets = {(web.state / "operator.token").read_text().strip(), web.post("enrolments", host="local")["code"]}
+    identity = json.loads((web.agent_state / "identity").read_text())
+    secrets |= {identity["token"], identity["agent"] + ":" + identity["token"]}
+    made = web.post("tokens", name="somebody", role="lab")["secret"]
+    answers = [
+        web.get(path) for path in ("tokens", "agents", f"agents/{identity['agent']}", "hosts/local", "events", "runs/1")
+    ]
+    told = json.dumps(answers) + web.text("/metrics") + web.text("/healthz")
+    logs = (web.directory / "server.log").read_text() + (web.directory / "agent.log").read_text()
+    for secret in secrets | {made}:
+        assert secret not in told
+        assert secret not in logs
+    assert "pdk_" not in logs
+    # Nor are they at rest where a copy of the store would hand them out.
+    for file in (web.state / "paddock.sqlite", web.state / "paddock.sqlite-wal"):
+        for secret in secrets | {made}:
+            assert secret.encode() not in file.read_bytes()
+
+
+def test_a_password_in_the_configuration_is_in_no_complaint_about_it(tmp_path: Path) -> None:
+    config = tmp_path / "paddock.yaml"
+    for store in (
+        "postgresql://paddock:hunter2-hunter2@127.0.0.1:1/paddock",
+        "nosuch://paddock:hunter2-hunter2@127.0.0.1/x",
+        "postgresql://paddock:hunter2-hunter2@[::1/x",
+    ):
+        config.write_text(f'- server: {{listen: "127.0.0.1:0", state: {tmp_path / "state"}, store: "{store}"}}\n')
+        argv = [sys.executable, "-m", "paddock", "serve", str(config)]
+        ended = subprocess.run(
+            argv, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}
+        )
+        assert ended.returncode != 0
+        assert ended.stderr.strip()
+        assert "hunter2-hunter2" not in ended.stdout + ended.stderr, ended.stderr
 
 
 ODD_PATHS = [

@@ -513,7 +513,9 @@ async def agent_log(site: Site, id: str) -> list[str]:
         return []
     start = max(0, length - 64 * 1024)
     lines = (await site.archive.read(name, start, length - start)).decode("utf-8", "replace").splitlines()
-    return [_as_said(line) for line in lines[1 if start else 0 :][-200:]]
+    # What a machine's agent says may hold codes that speak to a terminal: they are for nobody.
+    said = [_as_said(line) for line in lines[1 if start else 0 :][-200:]]
+    return ["".join(letter if letter.isprintable() else "\ufffd" for letter in line) for line in said]
 
 
 def _as_said(line: str) -> str:

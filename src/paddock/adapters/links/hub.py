@@ -31,7 +31,7 @@ SILENCE = 5.0
 """Seconds that an older session gets to answer before a newer one takes its identity."""
 LONGEST_REASON = 120
 """Bytes that a WebSocket's close has for its reason."""
-SLOW = 30.0
+SLOW = 20.0
 """Seconds that a message may wait for a side that does not read; then the connection is cut."""
 
 Scope = MutableMapping[str, Any]

@@ -23,6 +23,8 @@ BODY_WITHIN = 60.0
 """Seconds from there to the end of its body."""
 FRAGMENTS = 4096
 """Frames that one message may come in: empty ones cost the sender nothing and us a place in a list."""
+CLOSE_WITHIN = 3.0
+"""Seconds that a WebSocket's other side gets to answer our close."""
 UNREAD_FOR = 60.0
 """Seconds that bytes of ours may wait for a side that does not read; then the kernel ends the connection."""
 WIDEN = "paddock.widen"
@@ -97,6 +99,7 @@ class Frames(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn.max_message_size = _STRANGERS_LIMIT
+        self.close_timeout = CLOSE_WITHIN
 
     async def run_asgi(self) -> None:
         await super().run_asgi()

@@ -10,10 +10,12 @@ from typing import Any, NoReturn
 
 import psycopg
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from paddock.adapters.stores.sql.rows import Cursor
 from paddock.adapters.stores.sql.statements import POSTGRESQL, Dialect
 from paddock.core.errors import Broken, Refused
+from paddock.core.redaction import redact
 
 # One store a schema: two stores may share a database.
 _LOCK = "SELECT pg_try_advisory_lock(%s, hashtext(current_schema()))"
@@ -33,12 +35,17 @@ class PostgreSQL:
     """A database on a server, named by a `postgresql://` URL as libpq reads it."""
 
     def __init__(self, url: str) -> None:
+        try:
+            self._name = make_url(url).render_as_string(hide_password=True)
+        except (ArgumentError, ValueError):
+            # Without its words: they hold the URL, and the URL may hold a password.
+            raise Refused("store: it is no URL that can be read", hint="postgresql://USER@HOST/DATABASE") from None
         self._url = url
         self._lock: psycopg.Connection[Any] | None = None
 
     @property
     def name(self) -> str:
-        return make_url(self._url).render_as_string(hide_password=True)
+        return self._name
 
     @property
     def dialect(self) -> Dialect:
@@ -80,7 +87,7 @@ class PostgreSQL:
                 self._url, autocommit=True, application_name=f"paddock process {os.getpid()}", connect_timeout=10
             )
         except psycopg.Error as exc:
-            raise Broken(f"{self.name}: {str(exc).strip()}") from exc
+            raise Broken(f"{self.name}: {redact(str(exc).strip())}") from exc
 
     def migration_url(self) -> str:
         return "postgresql+psycopg://"
