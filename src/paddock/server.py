@@ -121,7 +121,12 @@ class Server:
     def ailing(self) -> Mapping[str, str]:
         """What does not work now, name → words."""
         broken = {"store": self._store.trouble} if self._store.trouble else {}
-        return {**broken, **self._ailing}
+        away = {
+            f"forge {name}": f"not heard since {forge.away.since:%Y-%m-%d %H:%M:%S} UTC: {forge.away.why}"
+            for name, forge in self._forges.items()
+            if isinstance(forge, GerritForge) and forge.away is not None
+        }
+        return {**broken, **away, **self._ailing}
 
     async def recover(self) -> None:
         """What the last server left: no session is live, outside holders get a full ttl, an operator can get in."""
