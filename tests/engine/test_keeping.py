@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from paddock.core.configuration import Keep, Server
+from paddock.core.event import Heard
 from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, SLOT, Scene
 
@@ -36,7 +37,23 @@ async def test_an_ended_round_is_forgotten_with_all_that_belongs_to_it(scene: Sc
     assert await scene.archive.list(prefix) == {}
     assert left["events"] == 1
     await scene.jump(days=61)
-    assert counted(scene)["events"] == 0
+    assert counted(scene)["events"] == 1, "the last line of a stream is how far it was heard"
+
+
+async def test_a_stream_that_is_told_again_after_it_was_forgotten_is_not_acted_on(scene: Scene) -> None:
+    keep(scene, runs=1, events=1)
+    await scene.comment()
+    await scene.until(lambda: bool(scene.forge.sent))
+    first = scene.look(lambda tables: tables.events.where()[0])
+    await scene.push(2)
+    await scene.jump(days=5)
+    assert scene.look(lambda tables: tables.events.find(first.id)) is None
+    again = Heard(forge=first.forge, session=first.session, position=first.position, at=first.heard, raw=first.raw)
+    rounds = scene.look(lambda tables: tables.rounds.count())
+    await scene.restart()
+    await scene.receiving.hear([again])
+    await scene.settle()
+    assert scene.look(lambda tables: tables.rounds.count()) == rounds
 
 
 async def test_a_round_in_flight_is_never_touched(scene: Scene) -> None:

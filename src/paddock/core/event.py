@@ -20,6 +20,10 @@ class Kind(StrEnum):
     """A type that Paddock does not act on, or a line that could not be read."""
 
 
+BY_HAND = "by hand"
+"""The session of events that people cause."""
+
+
 class State(StrEnum):
     HEARD = "heard"
     PLANNED = "planned"

@@ -88,12 +88,23 @@ def forget_old(tables: Tables, keep: Keep, *, now: datetime) -> bool:
 
 
 def forget_events(tables: Tables, *, before: datetime) -> int:
-    """Oldest first, until one that is young enough."""
+    """Those that became nothing, or whose round is forgotten; the last of each forge's stream stays."""
     old = [event for event in tables.events.where(state=_SETTLED, limit=BATCH) if event.heard < before]
-    gone = [event for event in old if not event.round or tables.rounds.find(event.round) is None]
+    last = {forge: _last_heard(tables, forge) for forge in {event.forge for event in old}}
+    gone = [
+        event
+        for event in old
+        if event.id != last[event.forge] and (not event.round or tables.rounds.find(event.round) is None)
+    ]
     for event in gone:
         tables.events.remove(event.id)
     return len(gone)
+
+
+def _last_heard(tables: Tables, forge: str) -> str:
+    """The event by which a stream that is told again (a recorded one) is known to have been heard so far."""
+    newest = tables.events.where(forge=forge, newest=True, limit=BATCH)
+    return next((event.id for event in newest if event.session != events.BY_HAND), "")
 
 
 _SETTLED = (events.State.PLANNED, events.State.IGNORED)

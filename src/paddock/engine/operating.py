@@ -370,7 +370,7 @@ def _manual_event(tables: Tables, round: rounds.Round, run: Run, identity: Ident
         Event(
             id=str(number),
             forge=round.forge,
-            session="by hand",
+            session=events.BY_HAND,
             position=number,
             heard=now,
             kind=Kind.MANUAL,

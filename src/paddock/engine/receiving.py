@@ -5,9 +5,8 @@ Effects: idempotent (an event's key is forge, session and position: a line that 
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from paddock.core.errors import Refused
 from paddock.core.event import Event, Heard
 from paddock.core.heard import gap
 from paddock.engine.means import Means
@@ -17,12 +16,21 @@ from paddock.ports import Forge, Tables
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Last:
+    """How far a session was heard."""
+
+    session: str = ""
+    position: int = -1
+
+
 class Receiving:
     """Listens to one forge until it is cancelled."""
 
     def __init__(self, means: Means, forge: Forge) -> None:
         self._means = means
         self._forge = forge
+        self._last = Last()
 
     async def listen(self) -> None:
         """Hear until cancelled. Raises what the forge raises when it cannot be heard at all."""
@@ -41,18 +49,20 @@ class Receiving:
         """Store lines in one transaction; answers when they are durable."""
         events = [self._forge.understand(line) for line in lines]
         faults.at("receiving.heard")
-        await self._means.store.write(lambda tables: [add(tables, event) for event in events])
+        self._last = await self._means.store.write(lambda tables: add(tables, events, self._last))
         faults.at("receiving.stored")
 
 
-def add(tables: Tables, event: Event) -> Event | None:
-    """Store an event under the next number; None for one that is known already."""
-    known = tables.events.count(forge=event.forge, session=event.session, position=event.position)
-    if known:
-        return None
-    try:
-        return tables.events.add(replace(event, id=str(tables.number("event"))))
-    except Refused:
-        raise AssertionError(
-            f"event {event.forge} {event.session} {event.position}: counted as new, but known"
-        ) from None
+def add(tables: Tables, events: Sequence[Event], last: Last) -> Last:
+    """Store events under the next numbers, without those that are known already, even if forgotten by now.
+
+    A session's positions rise, so its last one tells; it is asked of the store when a session is first heard from.
+    """
+    for event in events:
+        if last.session != event.session:
+            newest = tables.events.where(forge=event.forge, session=event.session, newest=True, limit=1)
+            last = Last(session=event.session, position=newest[0].position if newest else -1)
+        if event.position > last.position:
+            tables.events.add(replace(event, id=str(tables.number("event"))))
+            last = replace(last, position=event.position)
+    return last
