@@ -37,7 +37,7 @@ def pairs(pace: Pace) -> dict[str, Measured]:
 def cleaned(pace: Pace) -> dict[str, Measured]:
     """The same requests where each release is followed by a real cleaning."""
     with place() as it:
-        start(it, _POOL.format(count=32, reset="clean"), ready=32)
+        start(it, _POOL.format(count=32, reset="clean"), ready=32, PADDOCK_BUBBLEWRAP="yes")
         return {CLEANED: Measured(values=_borrow(it, 32, pace))}
 
 

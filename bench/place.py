@@ -23,11 +23,11 @@ def place() -> Iterator[House]:
         yield it
 
 
-def start(it: House, rest: str, *, ready: int) -> None:
-    """Write the settings, start both, and wait until that many environments are ready."""
+def start(it: House, rest: str, *, ready: int, **environment: str) -> None:
+    """Write the settings, start both (the agent with `environment`), and wait until that many are ready."""
     it.configure(rest)
     it.start_server()
-    it.start_agent()
+    it.start_agent(**environment)
     it.until(lambda: states(it).count("ready") >= ready, f"{ready} environments are ready", limit=180)
 
 

@@ -21,7 +21,7 @@ DEMO_LIMIT = 120.0
 def memory(pace: Pace) -> dict[str, Measured]:
     """Resident memory a while after the environments became ready."""
     with place() as it:
-        start(it, _CONFIG, ready=1)
+        start(it, _CONFIG, ready=1, PADDOCK_BUBBLEWRAP="yes")
         time.sleep(pace.idle)
         assert it.server is not None
         machines = [resident(each.pid) for each in it.machines()]

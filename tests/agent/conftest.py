@@ -24,13 +24,14 @@ class Host:
         self.state = state
         self.process: subprocess.Popen[bytes] | None = None
         self.log = state.parent / "host.log"
+        self.env: dict[str, str] = {}
 
     def start(self, **env: str) -> None:
         words = ["run", "--server", self.desk.url, "--state", str(self.state), "--code", CODE]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "paddock.agent", *words],
-                env={**os.environ, "PYTHONPATH": str(SOURCE), **env},
+                env={**os.environ, "PYTHONPATH": str(SOURCE), **self.env, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -45,8 +46,11 @@ class Host:
             self.process.kill()
             self.process.wait()
 
+    def machine(self, environment: str, machine: str) -> Path:
+        return self.state / "machines" / environment / machine
+
     def machine_state(self, environment: str, machine: str) -> Path:
-        return self.state / "machines" / environment / machine / "agent"
+        return self.machine(environment, machine) / "agent"
 
     def machine_agent(self, environment: str, machine: str) -> trees.Identity | None:
         return identity.signed_in(self.machine_state(environment, machine))

@@ -31,7 +31,7 @@ def test_a_recheck_becomes_a_green_report_with_a_vote(paddock: House) -> None:
     paddock.configure(CONFIG, vote="full")
     paddock.tell(RECHECK)
     paddock.start_server()
-    paddock.start_agent()
+    paddock.start_agent(PADDOCK_BUBBLEWRAP="yes")
 
     (report,) = paddock.until_reported()
 

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--machine", default="", help="a machine's agent: its name")
     run.add_argument("--address", default="", help="a machine's agent: its address")
     run.add_argument("--cgroup", type=Path, metavar="DIR", help="a machine's agent: the control group it joins")
+    run.add_argument("--no-bubblewrap", action="store_true", help="let machines see the host's files")
+    run.add_argument("--hide", type=_path, action="append", metavar="DIR", help="no machine sees into it; repeatable")
     run.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
     run.set_defaults(act=_run)
     methods = commands.add_parser("methods", help="what an agent can be asked")
@@ -87,6 +90,8 @@ def _run(chosen: argparse.Namespace) -> None:
                 machine=chosen.machine,
                 address=chosen.address,
                 cgroup=chosen.cgroup,
+                bubblewrap=not chosen.no_bubblewrap and os.environ.get("PADDOCK_BUBBLEWRAP") != "no",
+                hidden=tuple(chosen.hide or ()),
                 skills=skills,
                 log_level=chosen.log_level,
             )

@@ -128,10 +128,12 @@ class Agent:
         from paddock.agent.skills.local import machines
 
         async with machines.Machines(
-            root=self._settings.state / "machines",
+            state=self._settings.state,
             server=self._server(),
             identity=lambda: identity.load(self._settings.state),
             ledger=ledger,
+            hidden=self._settings.hidden,
+            walled=self._settings.bubblewrap,
         ) as local:
             yield {**deeds, **local.methods()}
 

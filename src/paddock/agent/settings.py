@@ -20,6 +20,7 @@ class Settings:
 
     `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
     `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
+    With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
 
     state: Path
@@ -33,6 +34,8 @@ class Settings:
     machine: str = ""
     address: str = ""
     cgroup: Path | None = None
+    bubblewrap: bool = True
+    hidden: tuple[Path, ...] = ()
     skills: tuple[str, ...] = HOST_SKILLS
     retention: timedelta = timedelta(days=2)
     rotation: timedelta = timedelta(days=30)

@@ -526,7 +526,7 @@ _MACHINES = (
         toward=Toward.AGENT,
         effect=Effect.READ,
         role=Role.OPERATOR,
-        result="{machines: [{environment, machine, fence, pid, state}]}",
+        result="{machines: [{environment, machine, fence, pid, state, bubblewrap}]}",
     ),
 )
 

@@ -7,7 +7,6 @@ it by what it signed in its state directory, and starts it again on its ledger i
 import asyncio
 import logging
 import os
-import shutil
 import stat
 import subprocess
 import sys
@@ -22,9 +21,11 @@ from paddock.agent import identity as identities
 from paddock.agent.dialing import Server, Unwelcome
 from paddock.agent.floor import Floor
 from paddock.agent.identity import Identity
-from paddock.agent.skills.local import census, record
+from paddock.agent.skills.local import census, emptying, record
+from paddock.agent.skills.local import walls as walling
 from paddock.agent.skills.local.census import Looks, Whose
 from paddock.agent.skills.local.record import Record
+from paddock.agent.skills.local.walls import Walls
 from paddock.core.errors import Broken, PaddockError
 from paddock.hands import faults, links, trees
 from paddock.hands.links import Link
@@ -49,16 +50,16 @@ _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "PADDOCK_FAULT_ONCE", "PAD
 class Machine:
     """A machine that exists as a directory with a record."""
 
-    def __init__(self, directory: Path, known: Record, *, looks: Looks) -> None:
+    def __init__(self, directory: Path, known: Record, *, looks: Looks, walls: Walls | None) -> None:
         self.directory = directory
         self.record = known
         self.related = asyncio.Event()
         """Set while the server takes what the machine says."""
         self.work = directory / "work"
         self._state = directory / "agent"
-        self._temporary = directory / "tmp"
         self._line = self._state / "line"
         self._looks = looks
+        self._walls = walls
         self._child: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
 
@@ -66,6 +67,12 @@ class Machine:
     def agent(self) -> trees.Identity | None:
         """Its agent's process, if it lives."""
         return identities.signed_in(self._state)
+
+    @property
+    def is_walled(self) -> bool:
+        """Whether its agent sees its own files and no other machine's."""
+        agent = self.agent
+        return agent is not None and not _shares_mounts(agent)
 
     # Existing
 
@@ -114,10 +121,14 @@ class Machine:
         if self._strangers(await self._everyone()):
             ended = len(await trees.end(lambda: self._strangers(census.find(self._whose())), grace=_GRACE))
         faults.at("agent.cleaned_processes")
-        for directory in (self.work, self._temporary):
-            if not directory.exists() or any(os.scandir(directory)):
-                await asyncio.to_thread(_empty, directory)
-            if any(os.scandir(directory)):
+        await self._see_to_walls()
+        spared = self._walls.spared(self.directory) if self._walls else frozenset()
+        for name in walling.CONTENTS:
+            directory = self.directory / name
+            if not directory.exists() or emptying.is_empty(directory, spared=spared):
+                continue
+            await asyncio.to_thread(emptying.empty, directory, mode=walling.mode_of(name), spared=spared)
+            if not emptying.is_empty(directory, spared=spared):
                 raise Broken(f"{directory}: is not empty after it was emptied")
         if self._strangers(await self._everyone()):
             raise Broken(f"{self.record.machine}: processes came back while it was cleaned")
@@ -133,7 +144,7 @@ class Machine:
         if self.directory.exists():
             # The record goes first: a directory without one is swept at the next birth.
             (self.directory / record.FILE).unlink(missing_ok=True)
-            await asyncio.to_thread(remove_tree, self.directory)
+            await asyncio.to_thread(emptying.remove_tree, self.directory)
 
     def keep(self, known: Record) -> None:
         """Write the record."""
@@ -236,6 +247,18 @@ class Machine:
             return everyone
         return [one for one in everyone if one != agent and not census.is_child(one, agent)]
 
+    async def _see_to_walls(self) -> None:
+        """An agent with other walls than it should have is started again: a task has moved them, or we are told so."""
+        agent = self.agent
+        if agent is None:
+            return
+        walls = self._walls
+        if walls.stands(self.directory, agent) if walls else _shares_mounts(agent):
+            return
+        _log.info("a machine's walls are not as they should be", extra=self._fields())
+        await trees.end(lambda: [agent], grace=timedelta())
+        await self.start()
+
     async def _raise_floor(self, fence: int) -> None:
         floor = Floor(self._state)
         try:
@@ -252,27 +275,29 @@ class Machine:
     def _spawn(self) -> None:
         if self._child is not None:
             self._child.poll()
-        for directory in (self._state, self._temporary):
-            directory.mkdir(mode=0o700, exist_ok=True)
-        self.work.mkdir(mode=0o755, exist_ok=True)
+        walling.prepare(self.directory)
         known = self.record
         # A dead agent's socket would look served.
         self._line.unlink(missing_ok=True)
         words = ["run", "--line", f"unix:{self._line}", "--state", str(self._state), "--work", str(self.work)]
         words += ["--environment", known.environment, "--machine", known.machine, "--address", known.address]
-        if known.cgroup:
+        group = Path(known.cgroup) if known.cgroup else None
+        if group is not None:
             with suppress(OSError):  # a boot has taken it away
-                Path(known.cgroup).mkdir(parents=True, exist_ok=True)
+                group.mkdir(parents=True, exist_ok=True)
             words += ["--cgroup", known.cgroup]
+        env, marks, walls = self._environment(), self._marks(), []
+        if self._walls is not None:
+            walls = self._walls.command(self.directory, group=group, marks=marks)
         _log.info("starting a machine's agent", extra=self._fields())
         with (self.directory / "agent.log").open("ab") as log:
             self._child = subprocess.Popen(
-                [sys.executable, "-S", "-c", _START, str(_ROOT), *words],
+                [*walls, sys.executable, "-S", "-c", _START, str(_ROOT), *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env=self._environment(),
+                env=env if walls else {**env, **marks},
                 start_new_session=True,
             )
 
@@ -283,8 +308,11 @@ class Machine:
         point = os.environ.get("PADDOCK_MACHINE_FAULT") or (point if point.startswith("keeper.") else "")
         if point:
             env["PADDOCK_FAULT"] = point
-        marks = {"PADDOCK_ENVIRONMENT": self.record.environment, "PADDOCK_MACHINE": self.record.machine}
-        return {**env, **marks, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        return {**env, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def _marks(self) -> dict[str, str]:
+        """What its agent, and whatever that starts, carries in its environment; bubblewrap's own process does not."""
+        return {"PADDOCK_ENVIRONMENT": self.record.environment, "PADDOCK_MACHINE": self.record.machine}
 
     def _is_served(self) -> bool:
         try:
@@ -319,29 +347,9 @@ async def _gone(identity: trees.Identity) -> None:
         os.close(handle)
 
 
-def _empty(directory: Path) -> None:
-    """A new empty directory in the place of what was there."""
-    remove_tree(directory)
-    directory.mkdir(mode=0o755 if directory.name == "work" else 0o700)
-
-
-def remove_tree(directory: Path) -> None:
-    """Remove a tree that its owner may have closed to himself. Links are removed, not followed. Broken if it stays."""
-    if not directory.exists():
-        return
-    if directory.is_symlink() or not directory.is_dir():
-        directory.unlink()
-        return
-    shutil.rmtree(directory, ignore_errors=True)
-    if not directory.exists():
-        return
-    for top, names, _ in os.walk(directory):
-        os.chmod(top, 0o700)
-        for name in names:
-            with suppress(OSError):
-                if not os.path.islink(os.path.join(top, name)):
-                    os.chmod(os.path.join(top, name), 0o700)
+def _shares_mounts(agent: trees.Identity) -> bool:
+    """Whether a process sees the files that we see."""
     try:
-        shutil.rmtree(directory)
-    except OSError as exc:
-        raise Broken(f"{exc.filename}: {exc.strerror}") from exc
+        return os.readlink(f"/proc/{agent.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    except OSError:
+        return True

@@ -19,9 +19,11 @@ from paddock.agent.entry import Outcome
 from paddock.agent.identity import Identity
 from paddock.agent.ledger import Ledger
 from paddock.agent.paths import name_for
-from paddock.agent.skills.local import census, record
-from paddock.agent.skills.local.machine import Machine, remove_tree
+from paddock.agent.skills.local import census, record, walls
+from paddock.agent.skills.local.emptying import remove_tree
+from paddock.agent.skills.local.machine import Machine
 from paddock.agent.skills.local.record import Record
+from paddock.agent.skills.local.walls import Walls
 from paddock.agent.skills.skill import Call, Deed, Read, Work
 from paddock.core.errors import Broken, Missing
 from paddock.hands import faults, trees
@@ -36,8 +38,22 @@ _RELATED_LIMIT = timedelta(seconds=30)
 class Machines:
     """A context: while it is open, each machine's agent is kept alive and relayed."""
 
-    def __init__(self, *, root: Path, server: Server, identity: Callable[[], Identity | None], ledger: Ledger) -> None:
-        self._root = root
+    def __init__(
+        self,
+        *,
+        state: Path,
+        server: Server,
+        identity: Callable[[], Identity | None],
+        ledger: Ledger,
+        hidden: tuple[Path, ...] = (),
+        walled: bool = True,
+    ) -> None:
+        """`state` is the host agent's: machines do not see into it, nor into `hidden`, if `walled` and possible."""
+        self._state = state
+        self._root = state / "machines"
+        self._hidden = (state, *hidden)
+        self._wants_walls = walled
+        self._walls: Walls | None = None
         self._server = server
         self._identity = identity
         self._ledger = ledger
@@ -49,6 +65,7 @@ class Machines:
 
     async def __aenter__(self) -> Self:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._walls = await asyncio.to_thread(self._find_walls) if self._wants_walls else None
         await self._group.__aenter__()
         for directory in sorted(self._root.glob("*/*")):
             await self._adopt(directory)
@@ -93,6 +110,7 @@ class Machines:
                     cgroup=str(group.path) if group else "",
                 ),
                 looks=self._looks,
+                walls=self._walls,
             )
             faults.at("agent.machine_recording")
             await asyncio.to_thread(machine.keep, machine.record)
@@ -144,11 +162,25 @@ class Machines:
                     "fence": known.fence,
                     "pid": agent.pid if agent else 0,
                     "state": state,
+                    "bubblewrap": machine.is_walled,
                 }
             )
         return {"machines": machines}
 
     # Keeping
+
+    def _find_walls(self) -> Walls | None:
+        trial = self._state / "trial"
+        try:
+            found = walls.find(hidden=self._hidden, trial=trial)
+        except Broken as exc:
+            _log.warning("machines see the host's files", extra={"why": exc.message})
+            return None
+        finally:
+            with suppress(Broken):
+                remove_tree(trial)
+        _log.info("machines see their own files alone", extra={"by": found.program})
+        return found
 
     async def _adopt(self, directory: Path) -> None:
         try:
@@ -160,7 +192,7 @@ class Machines:
             await self._sweep(directory)
             return
         key = (known.environment, known.machine)
-        self._machines[key] = Machine(directory, known, looks=self._looks)
+        self._machines[key] = Machine(directory, known, looks=self._looks, walls=self._walls)
         self._hold(key, self._machines[key])
 
     async def _sweep(self, directory: Path) -> None:
