@@ -310,38 +310,65 @@ async def test_an_idle_machine_agent_is_small(desk: Desk, host: Host) -> None:
 # ---- who belongs to a machine ----------------------------------------------------------------------------------------
 
 
-def seen(pid: int, *, parent: int = 1, machine: str = "", place: str = "/") -> Seen:
-    return Seen(identity=Identity(pid=pid, started=pid), parent=parent, environment="E", machine=machine, place=place)
+def seen(pid: int, *, parent: int = 1, mark: str = "", place: str = "/") -> Seen:
+    return Seen(identity=Identity(pid=pid, started=pid), parent=parent, mark=mark, place=place)
 
 
 def test_members_are_marked_stand_inside_or_descend(tmp_path: Path) -> None:
     everyone = [
-        seen(10, machine="one"),
+        seen(10, mark=f"{tmp_path}/agent/tasks/t"),
         seen(11, parent=10),
         seen(12, parent=11),
         seen(13, place=str(tmp_path / "work")),
-        seen(14, machine="two"),
+        seen(14, mark=f"{tmp_path}-other/agent/tasks/t"),
         seen(15, place=f"{tmp_path}-other"),
         seen(16),
+        seen(17, mark=str(tmp_path)),
+        seen(18, mark="/"),
     ]
-    whose = Whose(environment="E", machine="one", directory=tmp_path)
-    assert sorted(one.pid for one in census.members(whose, everyone)) == [10, 11, 12, 13]
+    whose = Whose(directory=tmp_path)
+    assert sorted(one.pid for one in census.members(whose, everyone)) == [10, 11, 12, 13, 17]
 
 
-def test_a_machine_without_a_name_is_not_everybody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("directory", ["/", "/tmp"])
+def test_a_machine_in_a_directory_of_everybody_is_not_everybody(directory: str) -> None:
     with pytest.raises(AssertionError):
-        census.members(Whose(environment="", machine="", directory=tmp_path), [seen(10)])
+        census.members(Whose(directory=Path(directory)), [seen(10)])
 
 
 def test_whoever_looks_and_its_ancestors_are_nobodys(tmp_path: Path) -> None:
     everyone = [
-        seen(os.getpid(), parent=40, machine="one"),
+        seen(os.getpid(), parent=40, mark=str(tmp_path)),
         seen(40, parent=30, place=str(tmp_path)),
         seen(50, parent=40),
     ]
-    whose = Whose(environment="E", machine="one", directory=tmp_path)
-    assert census.members(whose, everyone) == []
-    assert 40 not in {one.pid for one in census.members(whose, everyone)}
+    assert census.members(Whose(directory=tmp_path), everyone) == []
+
+
+@slow
+async def test_machines_of_one_name_on_two_hosts_of_one_computer_do_not_meet(
+    desk: Desk, host: Host, tmp_path: Path
+) -> None:
+    """Cleaning and destroying the one, by groups and by marks, leaves the other alone."""
+    host.start()
+    await build(desk)
+    async with Desk().open() as other_desk:
+        other = Host(other_desk, tmp_path / "other" / "state")
+        other.state.parent.mkdir()
+        other.start()
+        try:
+            await build(other_desk)
+            await script(other_desk, C1, "setsid sleep 300 & echo $!; sleep 300")
+            await other_desk.until(lambda: other_desk.streams[C1, "out"])
+            kept = {other.machine_agent("e-1", "one"), trees.identify(int(other_desk.streams[C1, "out"]))}
+            await script(desk, C1, "sleep 300")
+            await clean(desk, 2)
+            await desk.ask(desk.command("d", "machine.destroy", environment="e-1", fence=3, machine="one"))
+            assert (await desk.final("d")).state == "complete"
+            assert None not in kept
+            assert all(one is not None and trees.is_alive(one) for one in kept)
+        finally:
+            other.clear()
 
 
 async def test_looks_are_shared_by_those_who_wait_and_never_older_than_the_question() -> None:

@@ -24,6 +24,7 @@ from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults, trees
 from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, read_exit, read_keeper
+from paddock.hands.order import HELD_IN
 from paddock.wire import methods
 from paddock.wire.framing import JSON
 from paddock.wire.hello import Status, TaskReport, TaskState
@@ -413,7 +414,7 @@ class Worker:
         group = self._place.group_of(task)
 
         def find() -> list[trees.Identity]:
-            found = trees.marked("PADDOCK_TASK", task)
+            found = trees.marked(HELD_IN, str(directory))
             return found + trees.Cgroup(path=group).procs() if group is not None else found
 
         left = await trees.end(find, grace=self._settings.grace)

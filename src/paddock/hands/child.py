@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from paddock.core.errors import Broken
-from paddock.hands.order import Order
+from paddock.hands.order import HELD_IN, Order
 from paddock.hands.trees import Cgroup
 
 OPEN = b"o"  # the one byte that opens the gate; end of file there means that nobody will
@@ -66,7 +66,8 @@ def _become(order: Order) -> None:
         os.chdir(order.cwd)
     except OSError as exc:
         raise Broken(f"working directory {order.cwd}: {exc.strerror}") from exc
-    env = {**order.env, "PADDOCK_TASK": order.task}
+    # Task ids of two agents on one computer may be the same, their directories are not: the second mark tells whose.
+    env = {**order.env, "PADDOCK_TASK": order.task, HELD_IN: str(order.directory)}
     program = order.argv[0]
     try:
         os.execvpe(program, order.argv, env)

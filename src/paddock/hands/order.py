@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+HELD_IN = "PADDOCK_HELD_IN"
+"""Marks a task's processes with its directory, which no other task on the computer has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """One task. `directory` is the task's own: it is made, and holds `keeper`, `control`, `output`, `exit`.
 
     `limit` is counted from the opening of the gate on a clock that goes on while the machine sleeps; None is no limit.
-    `env` is the whole environment (PADDOCK_TASK is added). `user` needs root. `output_limit` is in bytes. With
-    `background`, the end of the main process does not end the rest of its tree: only cancel and limit do.
+    `env` is the whole environment (PADDOCK_TASK and PADDOCK_HELD_IN, the directory, are added). `user` needs root.
+    `output_limit` is in bytes. With `background`, the end of the main process does not end the rest of its tree: only
+    cancel and limit do.
     `cgroup` is a directory in the version 2 tree: made if absent, joined, removed at the end; ignored if that fails.
     """
 

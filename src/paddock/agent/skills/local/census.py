@@ -11,26 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.hands import trees
+from paddock.hands.order import HELD_IN
 from paddock.hands.trees import Cgroup, Identity
+
+_MARK = f"{HELD_IN}=".encode()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """One process as a look at /proc shows it: its parent, what it is marked with, where it stands."""
+    """One process as a look at /proc shows it: its parent, the directory it is marked with, where it stands."""
 
     identity: Identity
     parent: int
-    environment: str
-    machine: str
+    mark: str
     place: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Whose:
-    """How one machine's processes are known."""
+    """How one machine's processes are known. Its directory is no other's on this computer; names may be another's."""
 
-    environment: str
-    machine: str
     directory: Path
     group: Cgroup | None = None
     agent: Identity | None = None
@@ -75,16 +75,14 @@ def members(whose: Whose, everyone: list[Seen]) -> list[Identity]:
 
     Never ourselves or whoever we descend from, and nobody for being unmarked: most processes of a host are.
     """
-    if not whose.environment or not whose.machine:
-        raise AssertionError("a machine without a name would be everybody")
     top = os.path.realpath(whose.directory)
+    if len(Path(top).parts) < 3:
+        raise AssertionError("a machine in such a directory would be everybody")
     spared = _lineage(everyone)
     pids = {whose.agent.pid} if whose.agent else set()
     found: dict[int, Identity] = {}
     for seen in everyone:
-        is_marked = (seen.environment, seen.machine) == (whose.environment, whose.machine)
-        is_inside = seen.place == top or seen.place.startswith(f"{top}/")
-        if (is_marked or is_inside) and seen.identity.pid not in spared:
+        if (_is_below(seen.mark, top) or _is_below(seen.place, top)) and seen.identity.pid not in spared:
             found[seen.identity.pid] = seen.identity
     pids |= set(found)
     grown = True
@@ -98,6 +96,10 @@ def members(whose: Whose, everyone: list[Seen]) -> list[Identity]:
         pids |= set(below)
         found |= below
     return list(found.values())
+
+
+def _is_below(place: str, top: str) -> bool:
+    return place == top or place.startswith(f"{top}/")
 
 
 def _lineage(everyone: list[Seen]) -> set[int]:
@@ -129,18 +131,15 @@ def _see(pid: int) -> Seen | None:
     identity = trees.identify(pid)
     if identity is None:
         return None
-    marks = {"PADDOCK_ENVIRONMENT": "", "PADDOCK_MACHINE": ""}
+    mark = b""
     for entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        if entry.startswith(b"PADDOCK_"):
-            name, _, value = entry.decode("utf-8", "replace").partition("=")
-            if name in marks:
-                marks[name] = value
+        if entry.startswith(_MARK):
+            mark = entry.removeprefix(_MARK)
     place = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
     return Seen(
         identity=identity,
         parent=int(_stat(pid)[1]),
-        environment=marks["PADDOCK_ENVIRONMENT"],
-        machine=marks["PADDOCK_MACHINE"],
+        mark=os.fsdecode(mark),
         place=place,
     )
 

@@ -29,6 +29,7 @@ from paddock.agent.skills.local.walls import Walls
 from paddock.core.errors import Broken, PaddockError
 from paddock.hands import faults, links, trees
 from paddock.hands.links import Link
+from paddock.hands.order import HELD_IN
 from paddock.hands.trees import Cgroup
 from paddock.wire import messages
 from paddock.wire.hello import Relay
@@ -215,8 +216,6 @@ class Machine:
     def _whose(self) -> Whose:
         agent = self.agent
         return Whose(
-            environment=self.record.environment,
-            machine=self.record.machine,
             directory=self.directory,
             group=self._group(agent),
             agent=agent,
@@ -312,7 +311,11 @@ class Machine:
 
     def _marks(self) -> dict[str, str]:
         """What its agent, and whatever that starts, carries in its environment; bubblewrap's own process does not."""
-        return {"PADDOCK_ENVIRONMENT": self.record.environment, "PADDOCK_MACHINE": self.record.machine}
+        return {
+            HELD_IN: str(self.directory),
+            "PADDOCK_ENVIRONMENT": self.record.environment,
+            "PADDOCK_MACHINE": self.record.machine,
+        }
 
     def _is_served(self) -> bool:
         try:
