@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--work", type=_path, metavar="DIR", help="where tasks start (default: STATE/work)")
     run.add_argument("--code", default="", help="the enrolment code, once")
     run.add_argument("--ca", type=_path, metavar="FILE", help="authorities that are trusted instead of the system's")
-    run.add_argument("--pin", type=_path, metavar="FILE", help="the one certificate that is trusted")
+    run.add_argument("--pin", metavar="FILE|SHA256", help="the one certificate that is trusted, or its fingerprint")
+    run.add_argument("--proxy", metavar="URL", help="an HTTP or SOCKS proxy, '' for none (default: *_proxy, no_proxy)")
     run.add_argument("--skills", metavar="LIST", help="what it can do, comma separated")
     run.add_argument("--environment", default="", help="a machine's agent: its environment")
     run.add_argument("--machine", default="", help="a machine's agent: its name")
@@ -67,6 +68,7 @@ def _path(text: str) -> Path:
 
 def _run(chosen: argparse.Namespace) -> None:
     from paddock.agent import agent
+    from paddock.hands import trust
 
     _log_to_stderr(chosen.log_level)
     line = None
@@ -75,6 +77,8 @@ def _run(chosen: argparse.Namespace) -> None:
         if kind != "unix" or not place:
             sys.exit("paddock agent: --line: only unix:PATH is served")
         line = _path(place)
+    pin = chosen.pin or ""
+    fingerprint = trust.fingerprint_of(pin)
     skills = tuple(chosen.skills.split(",")) if chosen.skills else HOST_SKILLS if line is None else MACHINE_SKILLS
     asyncio.run(
         agent.live(
@@ -85,7 +89,9 @@ def _run(chosen: argparse.Namespace) -> None:
                 line=line,
                 code=chosen.code,
                 authorities=chosen.ca,
-                certificate=chosen.pin,
+                certificate=_path(pin) if pin and not fingerprint else None,
+                fingerprint=fingerprint,
+                proxy=chosen.proxy,
                 environment=chosen.environment,
                 machine=chosen.machine,
                 address=chosen.address,

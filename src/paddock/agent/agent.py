@@ -150,7 +150,13 @@ class Agent:
 
     def _server(self) -> Server:
         chosen = self._settings
-        return dialing.server(chosen.server, authorities=chosen.authorities, certificate=chosen.certificate)
+        return dialing.server(
+            chosen.server,
+            authorities=chosen.authorities,
+            certificate=chosen.certificate,
+            fingerprint=chosen.fingerprint,
+            proxy=chosen.proxy,
+        )
 
     async def _serve(self, path: Path, worker: Worker, ledger: Ledger, place: Place) -> None:
         """The newest link is the live one: whoever dials again has lost the one before."""

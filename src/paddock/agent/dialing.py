@@ -37,14 +37,19 @@ class Server:
 
     url: str
     ssl: tls.SSLContext | None = None
+    proxy: str | None = None
+    """As in links.connect."""
     backoff: Backoff = field(default_factory=Backoff)
 
 
-def server(url: str, *, authorities: Path | None, certificate: Path | None) -> Server:
+def server(
+    url: str, *, authorities: Path | None, certificate: Path | None, fingerprint: str = "", proxy: str | None = None
+) -> Server:
     """The server of a URL. Refused for files that hold no certificates."""
     if url.startswith(("wss:", "tls:")):
-        return Server(url=url, ssl=links.trusting(authorities=authorities, certificate=certificate))
-    return Server(url=url)
+        context = links.trusting(authorities=authorities, certificate=certificate, fingerprint=fingerprint)
+        return Server(url=url, ssl=context, proxy=proxy)
+    return Server(url=url, proxy=proxy)
 
 
 async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subject: str) -> None:
@@ -59,7 +64,7 @@ async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subjec
         started = loop.time()
         retry_after: timedelta | None = None
         try:
-            link = await links.connect(where.url, ssl=where.ssl)
+            link = await links.connect(where.url, ssl=where.ssl, proxy=where.proxy)
             reason = await speak(link)
         except (Unreachable, Unwelcome) as exc:
             reason, retry_after = exc.message, exc.retry_after

@@ -18,7 +18,8 @@ MACHINE_SKILLS = ("script", "file", "sources", "system")
 class Settings:
     """A host's agent dials `server`; a machine's agent serves `line`. Exactly one of both is set.
 
-    `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
+    `certificate`, or the `fingerprint` of one, is then the only one that is trusted. `proxy` None: as the environment
+    says. `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
     `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
     With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
@@ -30,6 +31,8 @@ class Settings:
     code: str = ""
     authorities: Path | None = None
     certificate: Path | None = None
+    fingerprint: str = ""
+    proxy: str | None = None
     environment: str = ""
     machine: str = ""
     address: str = ""
