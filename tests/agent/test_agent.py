@@ -67,6 +67,18 @@ async def test_a_new_token_that_the_server_never_heard_of_gives_way_to_the_old_o
     assert desk.hellos[-1].token == TOKEN
 
 
+async def test_a_refusal_for_another_reason_does_not_lose_the_new_token(desk: Desk, host: Host) -> None:
+    """The server took the new token, and nobody heard it; then it refuses for a while: the new one is still tried."""
+    host.state.mkdir(mode=0o700)
+    identity.save(host.state, identity.Identity(agent="host", token=TOKEN, new_token="taken"))
+    desk.tokens = set()
+    host.start()
+    await desk.until(lambda: host.log.exists() and host.log.read_text().count("unknown token") == 2)
+    desk.tokens = {"taken"}
+    await desk.here()
+    await desk.until(lambda: identity.load(host.state) == identity.Identity(agent="host", token="taken"))
+
+
 async def test_a_script_runs_and_its_output_and_exit_arrive(desk: Desk, host: Host) -> None:
     host.start()
     answer = await desk.ask(desk.command(C1, "script.run", run="echo one; echo two >&2; exit 3"))
@@ -276,6 +288,28 @@ async def test_a_stop_leaves_within_seconds_and_tasks_go_on(desk: Desk, host: Ho
     host.start()
     assert (await desk.final(C1)).state == "complete"
     assert (tmp_path / "count").read_text() == "x1\n"
+
+
+async def test_a_stop_does_not_wait_for_a_server_that_does_not_read(desk: Desk, host: Host, tmp_path: Path) -> None:
+    host.start()
+    run = f"yes | head -c 20000000; echo $$ > {tmp_path}/pid; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    await desk.ask(desk.command("m", "machine.build", environment="e-1", fence=1, machine="one"))
+    await desk.here("e-1/one")
+    await desk.ask(desk.command(C1, "script.run", run=run))
+    await desk.until((tmp_path / "pid").exists)
+    for connection in desk.connections:
+        connection.transport.pause_reading()
+    assert host.process is not None
+    host.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(5):
+        assert await asyncio.to_thread(host.process.wait) == 0
+    assert trees.identify(int((tmp_path / "pid").read_text())) is not None
+    assert host.machine_agent("e-1", "one") is not None
+    for connection in desk.connections:
+        connection.transport.abort()
+    (tmp_path / "go").touch()
+    host.start()
+    assert (await desk.final(C1)).state == "complete"
 
 
 async def test_a_second_agent_on_the_same_state_is_refused(desk: Desk, host: Host) -> None:

@@ -6,8 +6,10 @@ Effects: journaled by the ledger; enrolment is once, its answer made durable bef
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +41,8 @@ from paddock.wire.hello import Enrol, Hello, Status
 _log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
-_STOP_LIMIT = timedelta(seconds=4)
+_STOP_LIMIT = timedelta(seconds=2)
+_LEAVE_LIMIT = 4.5  # seconds from the signal, whatever the server or the disk does
 
 
 class Agent:
@@ -51,6 +54,8 @@ class Agent:
         self._worker: Worker | None = None
         self._conversation: Conversation | None = None
         self._stop = asyncio.Event()
+        self._accepted: Identity | None = None  # with the token that the server took last
+        self._tries_old_token = False
         self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()))
         self.ready = asyncio.Event()
 
@@ -130,7 +135,7 @@ class Agent:
         async with machines.Machines(
             state=self._settings.state,
             server=self._server(),
-            identity=lambda: identity.load(self._settings.state),
+            identity=lambda: self._accepted or identity.load(self._settings.state),
             ledger=ledger,
             hidden=self._settings.hidden,
             walled=self._settings.bubblewrap,
@@ -192,9 +197,12 @@ class Agent:
         known = None
         if self._settings.line is None:
             known = identity.load(self._settings.state) or await self._enrol(conversation, place)
+        shown = known
+        if known is not None and known.new_token and not self._tries_old_token:
+            shown = Identity(agent=known.agent, token=known.new_token)
         hello = Hello(
-            agent=known.agent if known else None,
-            token=(known.new_token or known.token) if known else None,
+            agent=shown.agent if shown else None,
+            token=shown.token if shown else None,
             software=SOFTWARE,
             boot_id=self._boot_id,
             ledger=ledger.id,
@@ -208,11 +216,13 @@ class Agent:
         try:
             await conversation.hello(hello)
         except Unwelcome:
-            self._fall_back(known)
+            # Which of two tokens the server knows is sure only once it has taken one: the other one is tried next.
+            self._tries_old_token = not self._tries_old_token
             raise
         _log.info("session began", extra={"agent": known.agent if known else place.machine})
-        if known is not None:
-            await self._settle_token(conversation, known)
+        if shown is not None and known is not None:
+            self._accepted = Identity(agent=shown.agent, token=shown.token)
+            await self._settle_token(conversation, known, self._accepted)
 
     async def _enrol(self, conversation: Conversation, place: Place) -> Identity:
         if not self._settings.code:
@@ -228,23 +238,19 @@ class Agent:
         await asyncio.to_thread(identity.save, self._settings.state, known)
         return known
 
-    async def _settle_token(self, conversation: Conversation, known: Identity) -> None:
-        """A new token that has said hello is the only one from now on; one that is old is changed."""
+    async def _settle_token(self, conversation: Conversation, known: Identity, accepted: Identity) -> None:
+        """The token that has said hello is the only one from now on; one that is old is changed."""
         state = self._settings.state
+        self._tries_old_token = False
         if known.new_token:
-            known = Identity(agent=known.agent, token=known.new_token)
-            await asyncio.to_thread(identity.save, state, known)
+            await asyncio.to_thread(identity.save, state, accepted)
         if identity.age(state, datetime.now(UTC)) < self._settings.rotation:
             return
-        changing = replace(known, new_token=secrets.token_urlsafe(32))
+        changing = replace(accepted, new_token=secrets.token_urlsafe(32))
         # Ours first: whatever happens to the answer, both are tried.
         await asyncio.to_thread(identity.save, state, changing)
         await conversation.ask("token", {"new": changing.new_token})
-
-    def _fall_back(self, known: Identity | None) -> None:
-        """A new token that is not taken was never told to the server: the old one is still good."""
-        if known is not None and known.new_token:
-            identity.save(self._settings.state, Identity(agent=known.agent, token=known.token))
+        _log.info("a new token was told", extra={"agent": accepted.agent})
 
     def _tell(self, status: Status) -> None:
         if self._conversation is not None:
@@ -271,9 +277,17 @@ class Agent:
 
 
 async def live(chosen: Settings) -> None:
-    """Run an agent until SIGTERM or SIGINT."""
+    """Run an agent until SIGTERM or SIGINT; then it is gone within five seconds."""
     agent = Agent(chosen)
     loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        # Whoever does not read, or a disk that hangs, would keep us; all that matters is in ledger and records.
+        last = threading.Timer(_LEAVE_LIMIT, os._exit, (0,))
+        last.daemon = True
+        last.start()
+        agent.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.stop)
+        loop.add_signal_handler(number, stop)
     await agent.run()

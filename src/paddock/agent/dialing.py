@@ -63,16 +63,18 @@ async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subjec
     while True:
         started = loop.time()
         retry_after: timedelta | None = None
+        level = logging.INFO
         try:
             link = await links.connect(where.url, ssl=where.ssl, proxy=where.proxy)
             reason = await speak(link)
         except (Unreachable, Unwelcome) as exc:
             reason, retry_after = exc.message, exc.retry_after
+            level = logging.WARNING if isinstance(exc, Unwelcome) else level
         except PaddockError as exc:
             reason = exc.message
         attempt = 0 if loop.time() - started >= STEADY.total_seconds() else attempt + 1
         delay = where.backoff.delay(max(attempt - 1, 0), chance=random.random(), retry_after=retry_after)
-        _log.info(
-            "link is over", extra={"subject": subject, "why": reason, "again_in": round(delay.total_seconds(), 1)}
-        )
+        text = "not welcome" if level == logging.WARNING else "link is over"
+        again_in = round(delay.total_seconds(), 1)
+        _log.log(level, text, extra={"subject": subject, "why": reason, "again_in": again_in})
         await asyncio.sleep(delay.total_seconds())
