@@ -146,10 +146,13 @@ class Once(RuleBasedStateMachine):
     @rule(point=st.sampled_from(POINTS), name=st.sampled_from(NAMES))
     def crash(self, point: str, name: str) -> None:
         faults.arm({"PADDOCK_FAULT": point, "PADDOCK_FAULT_ACT": "raise"})
-        with contextlib.suppress(faults.Fault):
+        # A worker that dies while it takes a command leaves whoever asked without an answer.
+        with contextlib.suppress(faults.Fault, asyncio.CancelledError):
             self.send(name)
-        with contextlib.suppress(faults.Fault):
-            self.answer(name)
+        self.runner.run(self._settle())
+        if not self.life.done():
+            with contextlib.suppress(faults.Fault):
+                self.answer(name)
         self.runner.run(self._die())
 
     @rule(name=st.sampled_from(NAMES))

@@ -244,18 +244,32 @@ class Worker:
             accepted=self._moment(),
             params=params,
         )
-        faults.at("agent.accepting")
-        admitted = await self._ledger.admit(asked, entry=entry, busy=self._busy(), floor=self._floor(asked))
-        match admitted.decision:
+        # A link that ends meanwhile cancels the answer, never the step from the ledger to the beginning: an entry that
+        # nobody began would be answered as accepted for ever.
+        admitting = self._group.create_task(self._admit(asked, entry, deed), name=f"admit {entry.id}")
+        admitted = await asyncio.shield(admitting)
+        match admitted:
+            case Exception():
+                raise admitted
             case Refuse(code=code, why=why):
                 return Failure(id=command.id, code=code, msg=why)
             case Answer(entry=known):
                 return await self._answer_again(known)
-            case Act():
-                faults.at("agent.accepted")
-                _log.info("accepted", extra={"command": entry.id, "method": entry.method})
-                running = self._begin(entry, deed, is_new=True)
-                return await self._answer(entry, running)
+            case _Running():
+                return await self._answer(entry, admitted)
+
+    async def _admit(self, asked: Asked, entry: Entry, deed: Deed) -> Refuse | Answer | _Running | Exception:
+        """Decide, and begin what is to be done. What goes wrong is returned: raised, it would end the whole group."""
+        faults.at("agent.accepting")
+        try:
+            admitted = await self._ledger.admit(asked, entry=entry, busy=self._busy(), floor=self._floor(asked))
+        except Exception as exc:
+            return exc
+        if not isinstance(admitted.decision, Act):
+            return admitted.decision
+        faults.at("agent.accepted")
+        _log.info("accepted", extra={"command": entry.id, "method": entry.method})
+        return self._begin(entry, deed, is_new=True)
 
     def _busy(self) -> str:
         if self.is_stopping:
