@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from paddock.agent import identity
+from paddock.agent.skills.local.machines import _short
 from paddock.hands import trees
 from paddock.hands.launcher import read_keeper
 from tests.agent.desk import CODE, Desk
@@ -56,8 +58,13 @@ class Host:
         return identity.signed_in(self.machine_state(environment, machine))
 
     def clear(self) -> None:
-        """End whatever is left of it, by what stands in our own directory."""
+        """End whatever is left of it, by what stands in our own directory, and remove its machines' control groups."""
         self.kill()
+        self._end_processes()
+        for directory in self.state.glob("machines/*/*"):
+            _remove(trees.Cgroup(path=group_of(directory)))
+
+    def _end_processes(self) -> None:
         for _ in range(50):
             left = trees.inside(self.state)
             for signed in self.state.glob("machines/*/*/agent"):
@@ -73,6 +80,14 @@ class Host:
             trees.kill(lambda found=left: found)  # type: ignore[misc]
 
 
+def _remove(group: trees.Cgroup) -> None:
+    """Until the last of its processes is reaped, it is not empty."""
+    deadline = time.monotonic() + 5
+    while group.path.exists() and time.monotonic() < deadline:
+        group.remove()
+        time.sleep(0.005)
+
+
 @pytest.fixture
 async def desk() -> AsyncIterator[Desk]:
     async with Desk().open() as opened:
@@ -84,3 +99,10 @@ def host(desk: Desk, tmp_path: Path) -> Iterator[Host]:
     made = Host(desk, tmp_path / "state")
     yield made
     made.clear()
+    assert [trees.name(one) for one in trees.inside(tmp_path) if one.pid != os.getpid()] == []
+    assert [group for name in ("one", "two") if (group := group_of(made.machine("e-1", name))).exists()] == []
+
+
+def group_of(directory: Path) -> Path:
+    """Where the control group of a machine would be."""
+    return (trees.Cgroup.home() or Path("/nowhere")) / f"paddock-{_short(str(directory))}"

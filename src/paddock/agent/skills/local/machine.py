@@ -42,6 +42,7 @@ _RELAY_LIMIT = timedelta(seconds=60)
 _FLOOR_LIMIT = timedelta(seconds=3)
 _GRACE = timedelta(milliseconds=500)
 _LOOK_EVERY = 0.01
+_REAPED_WITHIN = 2.0  # seconds; a group that stays is swept another day
 _RESTART_AFTER = 1.0
 _ROOT = Path(__file__).parents[4]
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from paddock.agent.__main__ import main; main()"
@@ -141,7 +142,7 @@ class Machine:
         if self._child is not None:
             self._child.poll()
         if self.record.cgroup:
-            Cgroup(path=Path(self.record.cgroup)).remove()
+            await _remove(Cgroup(path=Path(self.record.cgroup)))
         if self.directory.exists():
             # The record goes first: a directory without one is swept at the next birth.
             (self.directory / record.FILE).unlink(missing_ok=True)
@@ -331,6 +332,15 @@ class Machine:
 
     def _fields(self) -> dict[str, str]:
         return {"environment": self.record.environment, "machine": self.record.machine}
+
+
+async def _remove(group: Cgroup) -> None:
+    """Remove a group whose processes have ended: until somebody has reaped the last of them, it is not empty."""
+    deadline = asyncio.get_running_loop().time() + _REAPED_WITHIN
+    group.remove()
+    while group.path.exists() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(_LOOK_EVERY)
+        group.remove()
 
 
 async def _gone(identity: trees.Identity) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import functools
 import hashlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -32,6 +33,7 @@ from paddock.wire.framing import JSON
 
 _log = logging.getLogger(__name__)
 
+_GROUP_IS_OLD = 600.0  # seconds
 _RELATED_LIMIT = timedelta(seconds=30)
 
 
@@ -65,6 +67,7 @@ class Machines:
 
     async def __aenter__(self) -> Self:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await asyncio.to_thread(_sweep_groups)
         self._walls = await asyncio.to_thread(self._find_walls) if self._wants_walls else None
         await self._group.__aenter__()
         for directory in sorted(self._root.glob("*/*")):
@@ -218,6 +221,18 @@ class Machines:
     def _release(self, key: tuple[str, str]) -> None:
         for duty in self._duties.pop(key, ()):
             duty.cancel()
+
+
+def _sweep_groups() -> None:
+    """Control groups of machines that nobody destroyed: their host's agent was killed and its state removed.
+
+    Old and without processes is enough: whoever starts a machine's agent makes its group anew.
+    """
+    home = Cgroup.home()
+    for path in home.glob("paddock-*") if home is not None else ():
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _GROUP_IS_OLD and not Cgroup(path=path).procs():
+                Cgroup(path=path).remove()
 
 
 def _key(call: Call) -> tuple[str, str]:
