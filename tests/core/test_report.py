@@ -159,3 +159,30 @@ def test_a_round_of_very_many_jobs_still_fits_in_a_message() -> None:
 )
 def test_durations_are_spelt_as_zuul_does(seconds: float, text: str) -> None:
     assert spell(timedelta(seconds=seconds)) == text
+
+
+def test_a_round_that_was_cancelled_says_so_and_why() -> None:
+    said = report(
+        ended("noop", Verdict.SUCCESS),
+        ended("two-machines", Verdict.CANCELLED, reason="cancelled by anna: wrong\nbranch"),
+    )
+    lines = said.message.splitlines()
+    assert lines[0] == "Build was cancelled."
+    assert lines[4:6] == ["", "two-machines: cancelled by anna: wrong branch"]
+    assert lines[-1] == "https://ci.example.org/rounds/7"
+    assert said.labels == {}
+
+
+def test_what_did_not_succeed_says_why_below_the_result_lines() -> None:
+    said = report(ended("pair", Verdict.FAILURE, reason="main 1 (fails) on one exited 3"))
+    assert said.message.splitlines()[2:5] == [
+        "- pair https://ci.example.org/runs/pair-1/ : FAILURE in 3m 11s",
+        "",
+        "pair: main 1 (fails) on one exited 3",
+    ]
+
+
+def test_reasons_never_push_a_message_beyond_what_a_forge_takes() -> None:
+    said = report(*(ended(f"job-{number}", Verdict.FAILURE, reason="x" * 1000) for number in range(200)))
+    assert len(said.message) < LONGEST + 500
+    assert said.message.endswith("https://ci.example.org/rounds/7")

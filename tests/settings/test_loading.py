@@ -16,6 +16,7 @@ from paddock.core.report import Vote
 from paddock.settings import Invalid, load, read
 
 HERE = Path("/srv/ci")
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f"
 WHOLE = """\
 - server:
     public-url: "https://ci.example.org/"
@@ -27,7 +28,7 @@ WHOLE = """\
     listen: "0.0.0.0:8443"
 - gerrit:
     name: review
-    ssh: {host: review.example.org, user: my-ci, key: ci-key, host-key: "ssh-ed25519 AAAA"}
+    ssh: {host: review.example.org, user: my-ci, key: ci-key, host-key: "HOST_KEY"}
     recheck: ['^recheck$', '^my-ci recheck$']
     bots: [jenkins]
     report: {vote: full, label: Third-Party, contact: "https://wiki.example.org"}
@@ -60,7 +61,7 @@ WHOLE = """\
     on: [recheck]
     forge: review
 - project: {name: "^openstack/.*", non-voting-jobs: [dsvm], forge: review}
-"""
+""".replace("HOST_KEY", HOST_KEY)
 
 
 def whole():
@@ -109,7 +110,11 @@ def test_forges_are_read_with_the_lines_that_decide():
     forge = whole().forges["review"]
     assert (forge.kind, forge.account, forge.bots) == (ForgeKind.GERRIT, "my-ci", ("jenkins",))
     assert forge.ssh is not None
-    assert (forge.ssh.port, forge.ssh.key, forge.ssh.host_key) == (29418, "/srv/ci/ci-key", "ssh-ed25519 AAAA")
+    assert (forge.ssh.port, forge.ssh.key, forge.ssh.host_key) == (
+        29418,
+        "/srv/ci/ci-key",
+        HOST_KEY,
+    )
     assert (forge.vote, forge.label) == (Vote.FULL, "Third-Party")
     assert forge.recheck_where == ("paddock.yaml:12:15", "paddock.yaml:12:28")
     assert (forge.where, forge.bots_where, forge.account_where) == (
@@ -121,10 +126,22 @@ def test_forges_are_read_with_the_lines_that_decide():
 
 
 def test_a_host_key_may_be_a_file():
-    text = WHOLE.replace('"ssh-ed25519 AAAA"', "known_hosts")
+    text = WHOLE.replace(f'"{HOST_KEY}"', "known_hosts")
     ssh = read(text, directory=HERE).configuration.forges["review"].ssh
     assert ssh is not None
     assert ssh.host_key == "/srv/ci/known_hosts"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["ssh-ed25519 AAAA...", "ssh-ed25519 AAAA", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8Q", "a b"],
+)
+def test_a_host_key_that_no_server_can_have_is_told(wrong):
+    text = WHOLE.replace(HOST_KEY, wrong)
+    with pytest.raises(Invalid) as refused:
+        read(text, directory=Path("/srv/ci"))
+    (problem,) = refused.value.problems
+    assert "is not a public key; `ssh-keyscan" in str(problem)
 
 
 def test_pools_are_read_and_local_is_never_isolated():

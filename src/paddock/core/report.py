@@ -89,8 +89,9 @@ def compose(
     """Write the report of a round from its runs' last attempts, in the order in which the jobs were planned."""
     runs = last_attempts(runs)
     link = f"{public_url}/rounds/{round}"
-    lines = _within(LONGEST, [_line(run, public_url) for run in runs])
-    message = "\n".join([_headline(runs), "", *lines, "", *_contact(contact), link])
+    results = _within(LONGEST, [_line(run, public_url) for run in runs])
+    reasons = _within(LONGEST - sum(len(line) + 1 for line in results), _reasons(runs))
+    message = "\n".join([_headline(runs), "", *results, *reasons, "", *_contact(contact), link])
     return Report(
         id=round,
         forge=change.forge,
@@ -132,7 +133,18 @@ def _headline(runs: Sequence[Run]) -> str:
         return "Build succeeded."
     if verdicts & {Verdict.FAILURE, Verdict.TIMED_OUT}:
         return "Build failed."
+    if verdicts <= {Verdict.SUCCESS, Verdict.CANCELLED}:
+        return "Build was cancelled."
     return "Build did not finish: the trouble was ours, not the change's."
+
+
+LONGEST_REASON = 300
+
+
+def _reasons(runs: Sequence[Run]) -> list[str]:
+    """Why each run that did not succeed did not, a line each; apart from the result lines, which tools parse."""
+    said = [f"{run.job}: {run.reason}" for run in runs if run.verdict is not Verdict.SUCCESS and run.reason]
+    return ["", *(" ".join(line.split())[:LONGEST_REASON] for line in said)] if said else []
 
 
 def _line(run: Run, public_url: str) -> str:

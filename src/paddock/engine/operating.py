@@ -257,7 +257,7 @@ class Operating:
             row = need(tables.runs, run, "run")
             if row.is_done:
                 raise Refused(f"run {run}: it is done: {row.verdict.value if row.verdict else 'without verdict'}")
-            why = reason or f"cancelled by {identity.name}"
+            why = f"cancelled by {identity.name}" + (f": {reason}" if reason else "")
             return planning.ask_to_end(tables, row, Verdict.CANCELLED, reason=why)
 
         return await self._means.store.write(step)

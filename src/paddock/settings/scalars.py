@@ -1,12 +1,13 @@
 """Durations, sizes, names, globs, expressions: what single values of a settings file may be."""
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 # The parser's own tree is the only way to see how an expression repeats; it is the same in 3.11 to 3.14.
-from re import _constants, _parser
+from re import _constants, _parser  # type: ignore[attr-defined, unused-ignore]
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -52,6 +53,27 @@ def _between(low: str, high: str) -> Callable[[object], timedelta]:
         return duration
 
     return parse
+
+
+def _host_key(value: object) -> str:
+    """A public key as `ssh-keyscan` prints it without the host, or a path; `ValueError` with the fact otherwise."""
+    text = _text(value).strip()
+    kind, _, rest = text.partition(" ")
+    if not rest or text.startswith("/"):
+        return text
+    try:
+        blob = base64.b64decode(rest.split()[0], validate=True)
+    except ValueError:
+        blob = b""
+    # RFC 4253, 6.6: a key is its own type as a counted string, then what belongs to that type.
+    named = len(kind).to_bytes(4, "big") + kind.encode()
+    if not blob.startswith(named) or len(blob) < len(named) + _SHORTEST_KEY:
+        raise ValueError(f"{show(text)} is not a public key; `ssh-keyscan -t ed25519 -p 29418 HOST` prints one")
+    return text
+
+
+_SHORTEST_KEY = 36
+"""Bytes after the type: an ed25519 key, counted."""
 
 
 def _text(value: object) -> str:
@@ -191,6 +213,7 @@ def _variable(value: object) -> str:
 _DURATION = {"type": ["string", "integer"], "pattern": "^[0-9]+[smhd]$"}
 
 Text = Annotated[str, BeforeValidator(_text)]
+HostKey = Annotated[str, BeforeValidator(_host_key), WithJsonSchema({"type": "string"})]
 Name = Annotated[
     str,
     BeforeValidator(

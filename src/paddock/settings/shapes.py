@@ -65,7 +65,7 @@ class Ssh(Shape):
     port: scalars.Port = Field(29418, description="port of its SSH daemon")
     user: scalars.Account = Field(description="our account there, which may stream events and review")
     key: scalars.Text = Field(description="file with the account's private key")
-    host_key: scalars.Text = Field(
+    host_key: scalars.HostKey = Field(
         description="the Gerrit's public key, `ssh-ed25519 AAAA...`, or a known_hosts file that has it"
     )
 

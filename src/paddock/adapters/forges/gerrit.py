@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -227,7 +228,7 @@ class GerritForge:
             ssh.host,
             ssh.port,
             username=ssh.user,
-            client_keys=[ssh.key],
+            client_keys=[_private_key(ssh.key)],
             known_hosts=_known_hosts(ssh.host_key),
             # Nothing of the person who started the server: neither ~/.ssh/config nor an agent.
             config=None,
@@ -340,10 +341,22 @@ async def _translating(*, broken: str = "") -> AsyncIterator[None]:
     raise Broken(f"{broken}: {why}") if broken else _Lost(why)
 
 
+def _private_key(path: str) -> asyncssh.SSHKey:
+    """The account's key; `ValueError` that names the file and what is wrong with it."""
+    try:
+        return asyncssh.read_private_key(path)
+    except OSError as exc:
+        raise ValueError(f"ssh.key {path}: {exc.strerror}") from exc
+    except asyncssh.KeyImportError as exc:
+        raise ValueError(f"ssh.key {path}: {exc}") from exc
+
+
 def _known_hosts(host_key: str) -> KnownHostsArg:
     """A pinned key, whatever the host is called, or the path of a known_hosts file."""
     if " " in host_key.strip() and not host_key.startswith("/"):
         return ([asyncssh.import_public_key(host_key)], [], [], [], [], [], [])
+    if not os.access(host_key, os.R_OK):
+        raise ValueError(f"ssh.host-key {host_key}: no such file, or not ours to read")
     return host_key
 
 
