@@ -41,7 +41,7 @@ def test_a_cancelled_run_still_tidies_up_and_a_retry_is_a_round_of_its_own(paddo
     first = paddock.run("done", id=cancelled["id"])
     (report,) = paddock.until_reported()
 
-    assert (first["verdict"], first["reason"]) == ("cancelled", "seen enough")
+    assert (first["verdict"], first["reason"]) == ("cancelled", "cancelled by operator: seen enough")
     assert paddock.text(f"/runs/{first['id']}/artifacts/one/verdict.txt") == "cancelled\n"
     assert report["labels"] == {}
     paddock.until_environments("ready")
