@@ -8,10 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from paddock.cli.lease import conclude
+from paddock.client import Client, Held
+from paddock.client.command import Ended
 from paddock.hands import trees
 from tests.client.desk import TOKEN, Desk
 
@@ -296,3 +300,104 @@ def test_the_terminal_is_the_commands(url: str, desk: Desk, tmp_path: Path) -> N
     assert b"heard 1\r\n" in seen
     assert os.waitstatus_to_exitcode(status) == 9
     assert desk.state() == "released"
+
+
+TICKS = "import sys, time\nwhile True: print(time.monotonic(), file=open(sys.argv[1], 'a')); time.sleep(0.02)\n"
+
+
+def test_frozen_it_loses_the_lease_and_the_command_is_gone_before_the_ttl_is(
+    start: Start, desk: Desk, tmp_path: Path
+) -> None:
+    desk.ttl = 2.0
+    granted: list[float] = []
+
+    def note(method: str, path: str) -> None:
+        if path.endswith(("/leases", "/renew")):
+            granted.append(time.monotonic())
+
+    desk.on = note
+    ticks = tmp_path / "ticks"
+    # It hears TERM and goes on: only KILL ends it.
+    program = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + TICKS
+    child = start(sys.executable, "-c", program, str(ticks), options=("--grace", "1s"))
+    until(lambda: ticks.exists() and desk.count("POST", "/renew") >= 2)
+    child.send_signal(signal.SIGSTOP)
+    over = granted[-1] + desk.ttl
+    until(lambda: time.monotonic() > over + 0.3)
+    last = float(ticks.read_text().split()[-1])
+    assert len(granted) == desk.count("POST", "/leases") + desk.count("POST", "/renew")
+    assert granted[-1] + desk.ttl == over, "it renewed while it was frozen"
+    assert last < over
+    child.send_signal(signal.SIGCONT)
+    code, _, err = ended(child)
+    assert code == 121
+    assert "lease l1: no renewal" in err
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("paddock-lease-")] == []
+
+
+def test_a_command_that_was_ended_for_want_of_a_renewal_is_a_lost_lease_though_it_came_after_all(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Frozen between a renewal's question and its answer, it has the lease when it awakes, and no command."""
+    with Client("http://desk", token=TOKEN, transport=desk.transport()) as client:
+        held = Held(client, client.acquire("two-node", ttl=60))
+        assert conclude(held, Ended(code=143, is_over=True)) == 121
+        assert held.loss is None
+    assert "lease l1: no renewal was told in time" in capsys.readouterr().err
+
+
+def test_waking_from_a_freeze_it_is_never_ended_by_a_signal_of_its_own(url: str, desk: Desk, tmp_path: Path) -> None:
+    """Eight, each frozen past its term, the first while they are only beginning."""
+    desk.ttl = 1.0
+    argv = [
+        sys.executable,
+        "-m",
+        "paddock",
+        "lease",
+        "run",
+        "--env",
+        "two-node",
+        "--grace",
+        "0.2s",
+        "--",
+        "sleep",
+        "60",
+    ]
+    environment = environment_of(url, tmp_path)
+    children: list[subprocess.Popen[str]] = []
+    try:
+        for number in range(8):
+            child = subprocess.Popen(argv, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+            children.append(child)
+            until(partial(was_asked_more_often, desk, number))
+            time.sleep(0.03 * number)
+            child.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        for child in children:
+            child.send_signal(signal.SIGCONT)
+        codes = [ended(child)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert codes == [121] * 8
+
+
+def was_asked_more_often(desk: Desk, times: int) -> bool:
+    return desk.count("POST", "/leases") > times
+
+
+def test_ctrl_z_stops_the_command_and_the_end_of_the_lease_still_ends_it(
+    start: Start, desk: Desk, tmp_path: Path
+) -> None:
+    desk.ttl = 1.0
+    file = tmp_path / "pid"
+    child = start("sh", "-c", f"echo $$ > {file}.new; mv {file}.new {file}; sleep 60")
+    command = trees.identify(pid_in(file))
+    assert command is not None
+    # What a terminal does at Ctrl-Z. The group is orphaned here, so that the caller itself has to be stopped by hand.
+    os.killpg(child.pid, signal.SIGTSTP)
+    child.send_signal(signal.SIGSTOP)
+    until(lambda: not trees.is_alive(command))
+    child.send_signal(signal.SIGCONT)
+    assert ended(child)[0] == 121

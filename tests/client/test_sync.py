@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from paddock.client import Client, LeaseLost, NoEnvironment, NotAllowed, Unreachable, calls
+from paddock.client import Client, Held, LeaseLost, NoEnvironment, NotAllowed, Unreachable, calls
 from paddock.client.calls import Call
 from paddock.core.errors import Broken, Missing
 from paddock.wire import shapes
@@ -155,6 +155,23 @@ def test_a_held_lease_is_renewed_again_and_again() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_each_renewal_tells_until_when_it_is_ours_and_a_loss_is_told_once() -> None:
+    desk = Desk(ttl=0.6)
+    moments: list[float] = []
+    losses: list[LeaseLost] = []
+    with client_of(desk) as client:
+        granted = client.acquire("two-node", ttl=0.6)
+        with Held(client, granted, renewed=moments.append, lost=losses.append) as held:
+            first = held.over
+            assert _until(lambda: len(moments) >= 2)
+            desk.revoked = True
+            assert _until(lambda: bool(losses))
+    assert [first, *moments] == sorted({first, *moments})
+    assert moments[-1] == held.over
+    assert [str(loss) for loss in losses] == ["lease l1: not renewed: lease l1: fence 7 is over, the current one is 9"]
+
+
 def test_a_refused_renewal_is_known_at_once_and_ends_the_block_as_a_loss() -> None:
     desk = Desk(ttl=0.3)
 

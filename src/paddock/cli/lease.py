@@ -94,7 +94,7 @@ def run(
     The exit code is the command's own; 120: no environment, 121: the lease was lost, 122: infrastructure.
     """
     from paddock.client import Held
-    from paddock.client.errors import NoEnvironment
+    from paddock.client.errors import LeaseLost, NoEnvironment
     from paddock.core.errors import Missing, PaddockError, Refused
 
     try:
@@ -108,6 +108,9 @@ def run(
         return INFRASTRUCTURE
     try:
         return _held(client, Held, granted, command, grace, as_json=as_json)
+    except LeaseLost as exc:
+        complain(exc.message, exc.hint)
+        return LEASE_LOST
     except PaddockError as exc:
         complain(exc.message, exc.hint)
         return INFRASTRUCTURE
@@ -121,34 +124,37 @@ def _held(
     from paddock.client.errors import LeaseLost
     from paddock.core.errors import PaddockError
 
-    with _described(granted) as environment:
-        job = Command(command, environment=environment, grace=grace)
-        with kind(client, granted, lost=job.tell_lost) as held:
-            if sys.stderr.isatty():
-                click.echo(f"paddock: lease {held.id}: {held.environment} is yours", err=True)
-            try:
-                ended = job.run(held, say=lambda text: complain(text))
-            except BaseException:
-                if not job.has_started:
-                    with suppress(PaddockError):
-                        held.release()
-                raise
-            code = _conclude(held, ended)
-            if held.loss is None and not ended.left:
-                try:
+    with (
+        _described(granted) as environment,
+        # Before the thread that renews, from which it keeps the signals.
+        Command(command, environment=environment, grace=grace, say=complain) as job,
+        kind(client, granted, renewed=job.tell_renewed, lost=job.tell_lost) as held,
+    ):
+        if sys.stderr.isatty():
+            click.echo(f"paddock: lease {held.id}: {held.environment} is yours", err=True)
+        try:
+            ended = job.run(held)
+        except BaseException:
+            if not job.has_started:
+                with suppress(PaddockError):
                     held.release()
-                except LeaseLost as exc:
-                    code = LEASE_LOST
-                    complain(exc.message, exc.hint)
-                except PaddockError as exc:
-                    # The command had it to its own end, so its code stands.
-                    complain(exc.message, "the lease ends by its ttl")
+            raise
+        code = conclude(held, ended)
+        if held.loss is None and not ended.left:
+            try:
+                held.release()
+            except LeaseLost as exc:
+                code = LEASE_LOST
+                complain(exc.message, exc.hint)
+            except PaddockError as exc:
+                # The command had it to its own end, so its code stands.
+                complain(exc.message, "the lease ends by its ttl")
     if as_json:
         painting.tell({"lease": granted.lease.id, "environment": granted.lease.environment, "exit": code})
     return code
 
 
-def _conclude(held: "Held", ended: "Ended") -> int:
+def conclude(held: "Held", ended: "Ended") -> int:
     """The exit code, once nobody of the tree lives, or it is known who does."""
     if ended.message:
         complain(ended.message)
@@ -160,6 +166,10 @@ def _conclude(held: "Held", ended: "Ended") -> int:
         return INFRASTRUCTURE
     if held.loss is not None:
         complain(held.loss.message, held.loss.hint)
+        return LEASE_LOST
+    if ended.is_over:
+        # A renewal came through after all, too late for the command.
+        complain(f"lease {held.id}: no renewal was told in time, and the command was ended")
         return LEASE_LOST
     return ended.code if ended.is_held else INFRASTRUCTURE
 

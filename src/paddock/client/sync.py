@@ -157,15 +157,26 @@ class Client:
 
 
 class Held:
-    """A lease while it is held; renewed in a thread of its own from entering to leaving. Leaving does not release."""
+    """A lease while it is held; renewed in a thread of its own from entering to leaving. Leaving does not release.
 
-    def __init__(self, client: Client, granted: Granted, *, lost: Callable[[], None] = lambda: None) -> None:
+    That thread calls `renewed` with the new moment of `over` after each renewal, and `lost` once if it comes to that.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        granted: Granted,
+        *,
+        renewed: Callable[[float], None] = lambda over: None,
+        lost: Callable[[LeaseLost], None] = lambda loss: None,
+    ) -> None:
         self.lease = granted.lease
         self.host = granted.host
         self.machines: Sequence[Machine] = granted.machines
         self._client = client
         self._term = granted.term
-        self._tell = lost
+        self._tell_renewed = renewed
+        self._tell_lost = lost
         self._loss: LeaseLost | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -181,6 +192,11 @@ class Held:
     @property
     def fence(self) -> int:
         return self.lease.fence
+
+    @property
+    def over(self) -> float:
+        """When the lease counts as lost here unless it is renewed; seconds on CLOCK_BOOTTIME."""
+        return self._term.over
 
     @property
     def grace(self) -> float:
@@ -243,7 +259,8 @@ class Held:
             else:
                 self._term = waiting.term(lease, since=asked, grace=self._term.grace)
                 due, why = self._term.renewal, ""
+                self._tell_renewed(self._term.over)
 
     def _lose(self, loss: LeaseLost) -> None:
         self._loss = loss
-        self._tell()
+        self._tell_lost(loss)
