@@ -84,7 +84,7 @@ class Story:
             answer = await self.desk.ask(command, agent=agent, limit=30)
             if isinstance(answer, Success):
                 return
-            assert answer.code == "interrupted"
+            assert answer.code == "interrupted", answer
         raise AssertionError("interrupted again and again")
 
     def executions(self) -> list[str]:

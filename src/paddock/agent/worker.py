@@ -296,6 +296,9 @@ class Worker:
         running = self._running.get(entry.task)
         if running is not None:
             return await self._answer(entry, running)
+        if entry.outcome is None:
+            # It ended after the ledger had been asked.
+            entry = await self._ledger.by_task(entry.task) or entry
         if not self._is_task(entry.method):
             return _direct(entry)
         if entry.outcome is not None:
