@@ -109,11 +109,11 @@ async def _keep_empty_files(means: Means, run: Run, ended: Sequence[Command]) ->
 async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> tuple[Results, list[str]]:
     """The cases of every result file that arrived, with what was refused by name; and which results that concerns."""
     cases: list[Case] = []
-    collects = [command for command in ended if command.method == "file.collect"]
-    unread = _refusals([command for command in collects if command.step == RESULTS_STEP])
-    others = _refusals([command for command in ended if command not in collects or command.step != RESULTS_STEP])
+    refused = complaints(ended)
+    unread = list(refused.results)
+    is_collected = any(command.method == "file.collect" for command in ended)
     folder = f"{run.archive}/results"
-    for name in await means.archive.list(folder) if run.spec.results and collects else {}:
+    for name in await means.archive.list(folder) if run.spec.results and is_collected else {}:
         short = name.removeprefix(f"{folder}/")
         try:
             data = await means.archive.read(name, limit=LARGEST + 1)
@@ -124,7 +124,22 @@ async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> tup
             cases += found
         except Refused as exc:
             unread.append(f"{short}: {exc.message}")
-    return Results(id=run.id, cases=tuple(cases), problems=(*unread, *others)), unread
+    return Results(id=run.id, cases=tuple(cases), problems=(*unread, *refused.others)), unread
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complaints:
+    """What was refused by name: of test results, which decides about the verdict, and of everything else."""
+
+    results: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def complaints(ended: Sequence[Command]) -> Complaints:
+    """What the ended commands of a run could not bring; pages tell with it what a run's problems are about."""
+    fetching = [command for command in ended if command.method == "file.collect" and command.step == RESULTS_STEP]
+    others = [command for command in ended if command.method != "file.collect" or command.step != RESULTS_STEP]
+    return Complaints(results=tuple(_refusals(fetching)), others=tuple(_refusals(others)))
 
 
 def _refusals(ended: Sequence[Command]) -> list[str]:
