@@ -1,6 +1,8 @@
 """The JSON API: shapes out, strict in, one table of codes."""
 
 import asyncio
+import re
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -9,12 +11,15 @@ from paddock.core.errors import Broken, Conflict, Missing, PaddockError, Refused
 from paddock.core.lease import Lease
 from paddock.web import telling
 from paddock.web.api import problem_of
-from paddock.web.hot import MOST, _told
+from paddock.web.body import MOST
+from paddock.web.hot import _told
+from paddock.web.roles import ROUTES
 from paddock.wire import shapes
 from tests.web.conftest import ask
 from tests.web.scene import OPERATOR, PERSON, Scene
 
 API = "/api/v1"
+JSON = {"content-type": "application/json"}
 
 
 @pytest.mark.parametrize(
@@ -86,8 +91,87 @@ async def test_a_long_poll_answers_when_the_lease_is_no_longer_queued(scene: Sce
 )
 async def test_a_bad_request_for_a_lease_is_told_what_is_wrong(scene: Scene, body: bytes) -> None:
     async with ask(scene, PERSON) as client:
-        answer = await client.post(f"{API}/leases", content=body)
+        answer = await client.post(f"{API}/leases", content=body, headers=JSON)
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "bad_input")
+
+
+STRICT = [
+    (b'{"name": "x", "role": "person", "role": "operator"}', "body: the key 'role' stands twice"),
+    (b'{"name": "x", "role": "lab", "tl": 60}', "body: unknown key 'tl' (did you mean \"ttl\"?)"),
+    (b'{"name": "x", "role": "lab", "ttl": NaN}', "body: NaN is not JSON"),
+    (b'{"name": "x", "role": "lab", "ttl": 1e999}', "body: a number is out of range"),
+    (b'{"name": "x", "role": ' + b"[" * 64 + b"]" * 64 + b"}", "body: more than 64 levels"),
+    (b'{"name": "x\xff", "role": "lab"}', "body: invalid UTF-8 at byte 11"),
+    (b'{"name": "\\ud800", "role": "lab"}', "body: a lone surrogate"),
+    (b"[]", "body: not an object"),
+    (b"", "body: it is empty, a JSON object is wanted"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), STRICT)
+async def test_a_body_is_read_as_strictly_as_the_wire(scene: Scene, body: bytes, message: str) -> None:
+    async with ask(scene, OPERATOR) as client:
+        answer = await client.post(f"{API}/tokens", content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (422, message)
+        tokens = (await client.get(f"{API}/tokens")).json()["items"]
+    assert "x" not in [token["name"] for token in tokens], "no token was made"
+
+
+BODIES = [
+    ("leases", {"pool": "desk"}),
+    ("leases/l121/release", {"fence": 1}),
+    ("leases/l121/renew", {"fence": 1}),
+    ("leases/l121/cancel", {}),
+    ("environments/desk-1/hold", {}),
+    ("environments/desk-1/release", {}),
+    ("environments/desk-1/quarantine", {}),
+    ("environments/desk-1/clean", {}),
+    ("hosts/vm-1/drain", {}),
+    ("hosts/vm-1/resume", {}),
+    ("runs/118/retry", {}),
+    ("runs/118/cancel", {}),
+    ("tokens", {"name": "x", "role": "lab"}),
+    ("enrolments", {"host": "vm-1"}),
+    ("drain", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+async def test_every_body_is_json_without_foreign_keys(scene: Scene, path: str, body: dict[str, object]) -> None:
+    async with ask(scene, OPERATOR) as client:
+        answer = await client.post(f"{API}/{path}", json={**body, "strange": 1})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (422, "body: unknown key 'strange'")
+        answer = await client.post(f"{API}/{path}", content=b'{"a": 1, "a": 2}', headers=JSON)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (422, "body: the key 'a' stands twice")
+        answer = await client.post(f"{API}/{path}", data={"a": "1"})
+        message = "body: its Content-Type is 'application/x-www-form-urlencoded', not application/json"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (415, message)
+        answer = await client.post(f"{API}/{path}", content=b"{}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (415, "bad_input")
+
+
+def test_no_route_that_takes_a_body_is_left_out(scene: Scene) -> None:
+    posts = {path.removeprefix(f"{API}/") for method, path in ROUTES if method == "POST" and path.startswith(API)}
+    assert {re.sub(r"(?<=/)(l121|desk-1|vm-1|118)(?=/)", "{id}", path) for path, _ in BODIES} == posts
+
+
+async def test_a_state_that_is_none_is_told_with_those_that_are(scene: Scene) -> None:
+    async with ask(scene) as client:
+        answer = await client.get(f"{API}/leases", params={"state": "grantd"})
+    known = "queued, granted, released, expired, revoked, cancelled, impossible"
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == f"state: 'grantd' is none of {known} (did you mean \"granted\"?)"
+
+
+@pytest.mark.parametrize("path", [f"{API}/leases", f"{API}/environments/desk-1/hold", f"{API}/drain", "/login"])
+async def test_a_body_in_pieces_over_the_limit_is_refused_as_too_large(scene: Scene, path: str) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(18):
+            yield b" " * 65536
+
+    async with ask(scene, OPERATOR) as client:
+        answer = await client.post(path, content=pieces(), headers=JSON)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
 @pytest.mark.parametrize("path", [f"{API}/leases", f"{API}/environments/desk-1/hold", "/runs/118/cancel", "/login"])

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paddock.core.access import NOBODY, Identity
 from paddock.core.errors import PaddockError, Refused
 from paddock.web.api import problem_of
-from paddock.web.hot import ACQUIRE, MOST, RELEASE, Hot, TooLarge, lease_to_release, refuse
+from paddock.web.body import MOST, TooLarge, Unfit, WrongKind, check_length, checked, wanted_by
+from paddock.web.hot import ACQUIRE, RELEASE, Hot, lease_to_release, refuse
 from paddock.web.pages import Pages
 from paddock.web.roles import ROUTES, Access, access_of, may
 from paddock.web.site import COOKIE, IDENTITY, Site
@@ -50,6 +51,7 @@ class Door:
 
     def __init__(self, site: Site, inner: ASGIApp, routes: Iterable[BaseRoute], pages: Pages, agents: ASGIApp | None):
         self.routes = list(routes)
+        self._wanted = wanted_by(self.routes)
         self._site = site
         self._inner = inner
         self._pages = pages
@@ -80,22 +82,30 @@ class Door:
             if method == "POST" and path == ACQUIRE:
                 route = ACQUIRE
                 identity = await self._admit(scope, ROUTES["POST", ACQUIRE])
-                _check_length(scope)
-                watch.status = await self._hot.acquire(receive, send, identity)
+                check_length(scope)
+                watch.status = await self._hot.acquire(scope, receive, send, identity)
             elif method == "POST" and (id := lease_to_release(path)):
                 route = RELEASE
                 identity = await self._admit(scope, ROUTES["POST", RELEASE])
-                _check_length(scope)
-                watch.status = await self._hot.release(receive, send, identity, id)
+                check_length(scope)
+                watch.status = await self._hot.release(scope, receive, send, identity, id)
             else:
                 route = self._route(scope)
                 access = access_of(method, route)
                 if access is None:
                     raise Refusal(403, "not_allowed", f"{method} {route}: nobody may do this")
                 scope[IDENTITY] = await self._admit(scope, access)
-                await self._inner(scope, _limited(scope, receive), watch)
+                check_length(scope)
+                if method not in _SAFE:
+                    receive = await checked(scope, receive, self._wanted.get((method, route)))
+                await self._inner(scope, receive, watch)
         except Refusal as refusal:
             await self._refuse(scope, receive, watch, refusal)
+        except Unfit as exc:
+            await self._refuse(scope, receive, watch, Refusal(422, "bad_input", str(exc)))
+        except WrongKind as exc:
+            hint = "send: Content-Type: application/json"
+            await self._refuse(scope, receive, watch, Refusal(415, "bad_input", str(exc), hint))
         except TooLarge:
             await self._refuse(scope, receive, watch, Refusal(413, "too_large", f"body: it is over {MOST} bytes"))
         except PaddockError as exc:
@@ -214,29 +224,6 @@ def _cookie(text: str) -> str:
 def _wants_page(scope: Scope) -> bool:
     accept = next((value for name, value in scope["headers"] if name == b"accept"), b"")
     return b"text/html" in accept
-
-
-def _check_length(scope: Scope) -> None:
-    """`TooLarge` for a body that says it will be, before anybody waits for it."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and (not value.isdigit() or len(value) > 12 or int(value) > MOST):
-            raise TooLarge
-
-
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    """`receive` that ends with `TooLarge` past the limit."""
-    _check_length(scope)
-    taken = 0
-
-    async def limited() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > MOST:
-            raise TooLarge
-        return message
-
-    return limited
 
 
 class _Watch:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from paddock.core import lease as leases
 from paddock.core.access import Identity
@@ -14,9 +14,10 @@ from paddock.core.errors import PaddockError
 from paddock.core.lease import Lease
 from paddock.web.actions import Actions
 from paddock.web.api import LONGEST_TTL, LONGEST_WAIT, problem_of
+from paddock.web.body import body_of, of_shape, read
 from paddock.web.roles import API
 from paddock.web.spelling import iso
-from paddock.wire.shapes import Problem
+from paddock.wire.shapes import AcquireLease, Problem, ReleaseLease
 
 ACQUIRE = f"{API}/leases"
 RELEASE = f"{API}/leases/{{id}}/release"
@@ -24,38 +25,13 @@ _BEFORE = f"{API}/leases/"
 _AFTER = "/release"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:+-]{0,199}")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,255}")
+_ACQUIRED, _RELEASED = of_shape(AcquireLease), of_shape(ReleaseLease)
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-MOST = 1024 * 1024
-"""Bytes of a request's body that are taken."""
-
 HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (b"content-type", b"application/json"),
     (b"cache-control", b"no-store"),
     (b"x-content-type-options", b"nosniff"),
 )
-
-
-class TooLarge(Exception):
-    """The body is longer than is taken."""
-
-
-async def body_of(receive: Receive) -> bytes:
-    """The whole body of a request; `TooLarge` as soon as it is."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > MOST:
-            raise TooLarge
-        return body
-    parts, length = [body], len(body)
-    while message.get("more_body"):
-        message = await receive()
-        part = message.get("body", b"")
-        length += len(part)
-        if length > MOST:
-            raise TooLarge
-        parts.append(part)
-    return b"".join(parts)
 
 
 async def answer(send: Send, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = HEADERS) -> None:
@@ -83,10 +59,10 @@ class Hot:
     def __init__(self, actions: Actions) -> None:
         self._actions = actions
 
-    async def acquire(self, receive: Receive, send: Send, identity: Identity) -> int:
+    async def acquire(self, scope: Scope, receive: Receive, send: Send, identity: Identity) -> int:
         """Answer POST /leases; returns the status."""
         try:
-            wanted = _object(await body_of(receive))
+            wanted = read(await body_of(receive), scope, _ACQUIRED)
             pool = _text(wanted, "pool")
             holder = _text(wanted, "holder", "") or identity.name
             ttl = _seconds(wanted, "ttl", 3600.0, 1.0, LONGEST_TTL)
@@ -112,10 +88,10 @@ class Hot:
         await answer(send, status, _told(row))
         return status
 
-    async def release(self, receive: Receive, send: Send, identity: Identity, id: str) -> int:
+    async def release(self, scope: Scope, receive: Receive, send: Send, identity: Identity, id: str) -> int:
         """Answer POST /leases/{id}/release; returns the status."""
         try:
-            fence = _object(await body_of(receive)).get("fence")
+            fence = read(await body_of(receive), scope, _RELEASED).get("fence")
             if type(fence) is not int or not 0 <= fence < 2**63:
                 raise ValueError("fence: it is not a whole number from 0")
         except ValueError as exc:
@@ -153,16 +129,6 @@ def _told(row: Lease) -> bytes:
             "reason": row.reason,
         }
     ).encode()
-
-
-def _object(body: bytes) -> Mapping[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise ValueError(f"body: it is not JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise ValueError("body: it is not an object")
-    return value
 
 
 def _text(wanted: Mapping[str, Any], name: str, default: str | None = None) -> str:
