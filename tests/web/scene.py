@@ -697,13 +697,23 @@ async def make(
         links=FakeLinks(),
         configuration=lambda: settings,
     )
-    actions = Operating(means, Leasing(means))
+    leasing = Leasing(means)
+    actions = Operating(means, leasing)
     if empty:
         token = Token(id="ops", role=Role.OPERATOR, digest=access.digest(OPERATOR), created=clock.now())
         await store.write(lambda tables: tables.tokens.add(token))
     else:
         await fill(store, archive, clock.now())
-    app = create_app(store, archive, actions, means.configuration, clock, tail=tail, ailing=lambda: ailing or {})
+    app = create_app(
+        store,
+        archive,
+        actions,
+        means.configuration,
+        clock,
+        tail=tail,
+        ailing=lambda: ailing or {},
+        draining=lambda: leasing.is_draining,
+    )
     return Scene(store=store, archive=archive, clock=clock, tail=tail, app=app, actions=actions)
 
 

@@ -31,11 +31,12 @@ async def test_health_says_what_is_wrong(scene: Scene, monkeypatch: pytest.Monke
 
     async with ask(scene) as client:
         answer = await client.get("/healthz")
-        assert (answer.status_code, answer.json()) == (200, {"healthy": True, "reasons": {}})
+        assert (answer.status_code, answer.json()) == (200, {"healthy": True, "draining": False, "reasons": {}})
         monkeypatch.setattr(scene.store, "read", read)
         answer = await client.get("/healthz")
         assert answer.status_code == 503
-        assert answer.json() == {"healthy": False, "reasons": {"store": "store: a flush did not succeed"}}
+        told = {"healthy": False, "draining": False, "reasons": {"store": "store: a flush did not succeed"}}
+        assert answer.json() == told
 
 
 async def test_what_ails_the_server_stands_on_the_first_page_too() -> None:

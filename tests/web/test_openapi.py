@@ -3,11 +3,14 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
+from paddock.core.access import Role
+from paddock.web.roles import API, ROUTES
 from tests.web.conftest import ask
 from tests.web.scene import OPERATOR, Scene, make
 
@@ -66,3 +69,15 @@ def _refs(node: object) -> list[str]:
     if isinstance(node, list):
         return [ref for value in node for ref in _refs(value)]
     return []
+
+
+async def test_it_says_which_routes_want_a_token_and_that_other_keys_are_refused(client: httpx.AsyncClient) -> None:
+    document = (await client.get("/openapi.json")).json()
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    for (method, path), access in ROUTES.items():
+        if path.startswith(API):
+            security = document["paths"][path][method.lower()]["security"]
+            assert ({} in security) == (Role.ANYONE in access.wants), (method, path)
+            assert {"bearer": []} in security, (method, path)
+    assert document["components"]["schemas"]["NewToken"]["additionalProperties"] is False
+    assert "additionalProperties" not in document["components"]["schemas"]["Token"]

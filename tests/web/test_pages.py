@@ -1,10 +1,14 @@
 """Pages are whole, escape what others wrote, and ask nobody outside."""
 
 import re
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from paddock.core.results import Case, Outcome
+from paddock.ports import Tables
+from paddock.web.reading import need
 from tests.web.conftest import HTML, ask
 from tests.web.scene import HOSTILE, OPERATOR, Scene, make
 
@@ -159,3 +163,67 @@ async def test_a_defect_of_ours_ends_one_request_and_shows_no_traceback(
     assert answer.status_code == 500
     assert "Traceback" not in answer.text
     assert "Something is broken" in answer.text
+
+
+async def told_of(scene: Scene, *cases: Case, problems: tuple[str, ...] = (), refused: str = "") -> tuple[str, str]:
+    """What the run page says of tests and of artifacts, when the run read these and an artifact was refused so."""
+
+    def write(tables: Tables) -> None:
+        old = need(tables.results, "110", "results")
+        tables.results.swap(old, replace(old, cases=cases, problems=problems))
+        if refused:
+            like = next(row for row in tables.commands.where(run="110"))
+            result = {"refused": [{"path": "logs/a", "why": refused}]}
+            name = f"{like.id}-artifacts"
+            tables.commands.add(
+                replace(like, id=name, seq=999, method="file.collect", step=2, outputs={}, result=result)
+            )
+
+    await scene.store.write(write)
+    async with ask(scene) as client:
+        text = (await client.get("/runs/110/", headers=HTML)).text
+    tests = re.search(r'<section data-live id="tests">.*?</section>', text, re.DOTALL)
+    artifacts = re.search(r'<section data-live id="artifacts">.*?</section>', text, re.DOTALL)
+    assert artifacts
+    return tests.group() if tests else "", artifacts.group()
+
+
+PASSED = Case(suite="s", name="good", outcome=Outcome.PASSED)
+
+
+async def test_no_test_is_no_success(scene: Scene) -> None:
+    tests, _ = await told_of(scene)
+    assert "No test results were read" in tests
+    assert "✓" not in tests
+    assert "good" not in tests
+
+
+async def test_results_that_could_not_be_read_stand_with_the_tests_and_are_no_success(scene: Scene) -> None:
+    tests, artifacts = await told_of(scene, PASSED, problems=("one/result.xml: not XML",))
+    assert "one/result.xml: not XML" in tests
+    assert "one/result.xml: not XML" not in artifacts
+    assert "all passed" not in tests
+
+
+async def test_artifacts_that_were_refused_stand_with_the_artifacts(scene: Scene) -> None:
+    machine = (await scene.store.read(lambda tables: tables.commands.where(run="110")))[0].machine
+    said = f"{machine}/logs/a: a symbolic link"
+    tests, artifacts = await told_of(scene, PASSED, problems=(said,), refused="a symbolic link")
+    assert said not in tests
+    assert said in artifacts
+    assert "all passed" in tests
+
+
+async def test_tests_that_were_all_skipped_did_not_pass(scene: Scene) -> None:
+    tests, _ = await told_of(scene, replace(PASSED, outcome=Outcome.SKIPPED))
+    assert "all skipped" in tests
+    assert "passed" not in tests
+
+
+async def test_a_server_that_is_drained_says_so_and_is_well(scene: Scene) -> None:
+    async with ask(scene, OPERATOR) as client:
+        assert "No new run is started" not in (await client.get("/", headers=HTML)).text
+        await client.post("/api/v1/drain", json={})
+        assert "No new run is started" in (await client.get("/", headers=HTML)).text
+        answer = await client.get("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"healthy": True, "draining": True, "reasons": {}})

@@ -1,5 +1,6 @@
 """Puts API, pages, live streams and doors together into one ASGI app."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,9 +16,11 @@ from paddock import __version__
 from paddock.core.configuration import Configuration
 from paddock.core.errors import PaddockError
 from paddock.ports import Archive, Clock, Store
+from paddock.settings.problems import suggest
 from paddock.web.actions import Actions
 from paddock.web.api import Api, BadInput
 from paddock.web.buttons import Buttons
+from paddock.web.description import described
 from paddock.web.door import Door
 from paddock.web.figures import Figures
 from paddock.web.live import Feed, Tail
@@ -38,11 +41,12 @@ def create_app(
     tail: Tail | None = None,
     agents: ASGIApp | None = None,
     ailing: Callable[[], Mapping[str, str]] = dict,
+    draining: Callable[[], bool] = bool,
 ) -> Door:
     """The whole web as one ASGI app.
 
     `tail`: told by the server wherever a log grew. `agents`: takes the WebSocket at /agent. `ailing`: what does not
-    work now, name → words; /healthz answers 503 with it.
+    work now, name → words; /healthz answers 503 with it. `draining`: whether no new run is started.
     """
     site = Site(
         store=store,
@@ -55,6 +59,7 @@ def create_app(
         logs=Logs(archive),
         figures=Figures(),
         ailing=ailing,
+        draining=draining,
     )
 
     @asynccontextmanager
@@ -66,6 +71,7 @@ def create_app(
         title="Paddock",
         version=__version__,
         description="Lends whole machine rooms to changes under test.",
+        openapi_url=None,  # pages serves it, with what the door adds
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -73,7 +79,7 @@ def create_app(
         exception_handlers={RequestValidationError: _bad_input},
     )
     Api(site).mount(app)
-    pages = Pages(site, schema=app.openapi)
+    pages = Pages(site, schema=lambda: described(app))
     app.router.routes.extend([*Streams(site).routes(), *pages.routes(), *Buttons(site, pages).routes()])
     app.add_exception_handler(PaddockError, pages.on_purpose)
     app.add_exception_handler(Exception, pages.on_defect)
@@ -85,8 +91,14 @@ def create_app(
 async def _bad_input(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
     first: Mapping[str, Any] = exc.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("path", "query", "body"))
-    return _failure(422, shapes.Problem(code="bad_input", message=f"{place or 'body'}: {first['msg']}"))
+    # An index only counts how often a parameter stands in the query.
+    place = ".".join(str(part) for part in first["loc"] if part not in ("path", "query", "body") and part != 0)
+    fact = first["msg"]
+    if first["type"] == "enum":
+        known = re.findall("'([^']*)'", first["ctx"]["expected"])
+        given = str(first["input"])
+        fact = f"{ascii(given)[:80]} is none of {', '.join(known)}{suggest(given[:80], known)}"
+    return _failure(422, shapes.Problem(code="bad_input", message=f"{place or 'body'}: {fact}"))
 
 
 def _failure(status: int, problem: shapes.Problem) -> Response:

@@ -22,6 +22,7 @@ from paddock.core.access import NOBODY, Identity, Role, is_allowed
 from paddock.core.command import OPEN as OPEN_COMMANDS
 from paddock.core.errors import Missing, PaddockError, Refused
 from paddock.core.queue import WhyLease
+from paddock.engine.collecting import complaints
 from paddock.ports import Tables
 from paddock.web import figures, timeline
 from paddock.web.api import agent_log, files_of, problem_of
@@ -131,7 +132,14 @@ class Pages:
         for row in seen["environments"]:
             pools.setdefault(row.pool, []).append(row)
         return self.render(
-            request.scope, "now.html", bars=bars, whys=whys, pools=pools, ailing=self._site.ailing(), **seen
+            request.scope,
+            "now.html",
+            bars=bars,
+            whys=whys,
+            pools=pools,
+            ailing=self._site.ailing(),
+            draining=self._site.draining(),
+            **seen,
         )
 
     async def _why(self, lease: str) -> WhyLease | None:
@@ -176,6 +184,7 @@ class Pages:
             else ([], "")
         )
         artifacts = await files_of(site, whole.run, "artifacts")
+        unread, uncollected = _problems(whole)
         return self.render(
             request.scope,
             "run.html",
@@ -192,6 +201,8 @@ class Pages:
             artifacts=artifacts,
             results=await files_of(site, whole.run, "results"),
             cases=sorted_cases(whole.results),
+            unread=unread,
+            uncollected=uncollected,
             sparks=sparklines(whole.results, [whole.earlier_results.get(run.id) for run in whole.earlier]),
             difference=await self._difference(whole, streams),
             cost=timeline.cost_of(whole.run, now=site.now),
@@ -349,13 +360,14 @@ class Pages:
         return Response(site.figures.page(counted), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def health(self, request: Request) -> Response:
-        """200 while all is well, 503 with what is not."""
+        """200 while all is well, 503 with what is not. A server that is being drained is well."""
         ailing = dict(self._site.ailing())
         try:
             await self._site.store.read(lambda tables: tables.hosts.count())
         except PaddockError as exc:
             ailing["store"] = exc.message
-        return JSONResponse({"healthy": not ailing, "reasons": ailing}, status_code=503 if ailing else 200)
+        told = {"healthy": not ailing, "draining": self._site.draining(), "reasons": ailing}
+        return JSONResponse(told, status_code=503 if ailing else 200)
 
     async def static(self, request: Request) -> Response:
         name = request.path_params["path"]
@@ -455,6 +467,13 @@ def _worth_reading(streams: Sequence[Stream]) -> set[str]:
     """The logs that stand open: what does not work or is being written; where all is well, the job's own steps."""
     telling = {stream.name for stream in streams if stream.state in ("failure", "failed", "running")}
     return telling or {stream.name for stream in streams if stream.phase == "main"} or {s.name for s in streams[-1:]}
+
+
+def _problems(whole: WholeRun) -> tuple[list[str], list[str]]:
+    """What a run complains of: about its test results, and about everything else that was to be kept."""
+    said = whole.results.problems if whole.results else ()
+    others = complaints([command for command in whole.commands if not command.is_open]).others
+    return [one for one in said if one not in others], [one for one in said if one in others]
 
 
 def _phases(whole: WholeRun, streams: Sequence[Stream]) -> list[dict[str, Any]]:

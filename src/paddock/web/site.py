@@ -6,7 +6,7 @@ from datetime import datetime
 
 from starlette.requests import HTTPConnection
 
-from paddock.core.access import NOBODY, Identity, Role, is_allowed
+from paddock.core.access import NOBODY, Identity
 from paddock.core.configuration import Configuration
 from paddock.ports import Archive, Clock, Store
 from paddock.web.actions import Actions
@@ -35,6 +35,8 @@ class Site:
     figures: Figures
     ailing: Callable[[], Mapping[str, str]]
     """What does not work now, by name; empty when all is well."""
+    draining: Callable[[], bool]
+    """Whether no new run is started until the next start of the server."""
 
     @property
     def now(self) -> datetime:
@@ -48,7 +50,3 @@ class Site:
 def identity_of(connection: HTTPConnection) -> Identity:
     identity: Identity = connection.scope.get(IDENTITY, NOBODY)
     return identity
-
-
-def is_role(identity: Identity, role: Role) -> bool:
-    return is_allowed(identity.role, wants=role)
