@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,8 +69,10 @@ class Ready:
 class Server:
     """One server on one store. Made by `serve`; everything it needs is made in `open`, nothing later."""
 
-    def __init__(self, path: Path, configuration: Configuration, store: SqlStore) -> None:
+    def __init__(self, path: Path, loaded: Configuration, configuration: Configuration, store: SqlStore) -> None:
+        """`loaded` is what the file says, `configuration` what became of it: the port that was bound, whole paths."""
         self._path = path
+        self._loaded = loaded
         self._configuration = configuration
         self._store = store
         self._state = Path(configuration.server.state)
@@ -109,6 +112,7 @@ class Server:
             tail=tail,
             agents=self._hub,
             ailing=self.ailing,
+            draining=lambda: leasing.is_draining,
         )
         self._ailing: dict[str, str] = {}
         self._listening: dict[str, asyncio.Task[None]] = {}
@@ -219,9 +223,10 @@ class Server:
         """Take the file as it is now, or keep what we have and say why."""
         try:
             fresh = load(self._path).configuration
-            changed = _needs_restart(self._configuration, fresh)
+            changed = _needs_restart(self._loaded, fresh)
             if changed:
                 raise Refused(f"{self._path}: {', '.join(changed)} changed: that needs a restart")
+            forges = forges_of(fresh, self._state, self._clock, self._chance)
         except PaddockError as exc:
             self._ailing["configuration"] = exc.message
             log.error("configuration was not reloaded", extra={"reason": exc.message})
@@ -231,15 +236,14 @@ class Server:
         if _follows_listen(fresh.server):
             server = replace(server, public_url=self._configuration.server.public_url)
         before = self._configuration
-        self._configuration = replace(fresh, server=server)
-        self._exchange_forges(before, group)
+        self._loaded, self._configuration = fresh, replace(fresh, server=server)
+        self._exchange_forges(before, forges, group)
         for bell in self._bells.values():
             bell.ring()
         log.info("configuration was reloaded", extra={"path": str(self._path)})
 
-    def _exchange_forges(self, before: Configuration, group: asyncio.TaskGroup) -> None:
+    def _exchange_forges(self, before: Configuration, fresh: Mapping[str, Forge], group: asyncio.TaskGroup) -> None:
         """Forges that are new or reached differently are listened to anew; gone ones no more."""
-        fresh = forges_of(self._configuration, self._state, self._clock, self._chance)
         for name in set(before.forges) | set(self._configuration.forges):
             old, new = before.forges.get(name), self._configuration.forges.get(name)
             if old is not None and new is not None and _reached(old) == _reached(new):
@@ -257,16 +261,15 @@ def _reached(forge: ForgeSettings) -> tuple[object, ...]:
 
 
 def _needs_restart(before: Configuration, after: Configuration) -> list[str]:
-    """The settings of the server that are read once, and differ."""
-    changed = []
-    if after.server.store != before.server.store:
-        changed.append("server.store")
-    if (after.server.certificate, after.server.certificate_key) != (
-        before.server.certificate,
-        before.server.certificate_key,
-    ):
-        changed.append("server.tls")
-    return changed
+    """The settings of the server that are read once, and differ. Both as the file has them, not as they were bound."""
+    old, new = before.server, after.server
+    pairs = {
+        "server.listen": (old.listen, new.listen),
+        "server.state": (old.state, new.state),
+        "server.store": (old.store, new.store),
+        "server.tls": ((old.certificate, old.certificate_key), (new.certificate, new.certificate_key)),
+    }
+    return [name for name, (was, wanted) in pairs.items() if was != wanted]
 
 
 def forges_of(configuration: Configuration, state: Path, clock: Clock, chance: Chance) -> dict[str, Forge]:
@@ -329,12 +332,12 @@ class _Web(uvicorn.Server):
 
 async def serve(path: Path, *, listen: str = "", ready: Callable[[Ready], None] = lambda _: None) -> None:
     """Serve what the file at `path` says until a signal stops it; `listen` overrides its address, port 0 is any."""
-    configuration = load(path).configuration
-    sock = bind(listen or configuration.server.listen)
+    loaded = load(path).configuration
+    sock = bind(listen or loaded.server.listen)
     try:
-        configuration = _settle(configuration, sock)
+        configuration = _settle(loaded, sock)
         async with _opened(configuration) as store:
-            server = Server(path, configuration, store)
+            server = Server(path, loaded, configuration, store)
             await server.recover()
             await server.run(sock, ready=ready)
     finally:
@@ -355,11 +358,41 @@ def _settle(configuration: Configuration, sock: socket.socket) -> Configuration:
     host, port = sock.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     state = Path(configuration.server.state).absolute()
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _own(state)
     server = replace(configuration.server, listen=address, state=str(state))
     if _follows_listen(configuration.server):
         server = replace(server, public_url=f"{_scheme(server)}://{address}")
     return replace(configuration, server=server)
+
+
+_OURS = ("archive", "operator.", "paddock.sqlite")
+"""How the names in a state directory begin; a directory of other things may be somebody's home, or /tmp."""
+
+
+def _own(state: Path) -> None:
+    """The state directory, there and 0700. `Broken` where it cannot be made, `Refused` where it is not ours alone."""
+    elsewhere = "name a directory of its own under server: state: in the configuration"
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = state.stat()
+        if found.st_uid != os.geteuid():
+            who = f"user {found.st_uid}, not to user {os.geteuid()}"
+            raise Refused(f"server: state {state}: it belongs to {who}, who serves", hint=elsewhere)
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o777 == 0o700:
+            return
+        held = sorted(each.name for each in state.iterdir() if not each.name.startswith(_OURS))
+        if held:
+            raise Refused(
+                f"server: state {state}: its mode is {mode:04o}, not 0700, and it holds {held[0]!r}, which is not ours",
+                hint=f"{elsewhere}, or: chmod 700 {state}",
+            )
+        state.chmod(0o700)
+        log.warning("state directory was open to others", extra={"path": str(state), "mode": f"{mode:04o}"})
+    except FileExistsError as exc:
+        raise Broken(f"server: state {state}: it is not a directory", hint=elsewhere) from exc
+    except OSError as exc:
+        raise Broken(f"server: state {state}: {exc.strerror or exc}", hint=elsewhere) from exc
 
 
 def _follows_listen(server: ServerSettings) -> bool:

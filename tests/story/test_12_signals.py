@@ -111,6 +111,45 @@ def test_a_reload_takes_what_is_right_and_refuses_what_is_wrong_with_its_place(p
     assert not list(paddock.agent_state.glob("machines/*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("listen", "listen: '127.0.0.1:1'"),
+        ("state", "state: /somewhere/else"),
+        ("store", "store: 'sqlite:////somewhere/else.sqlite'"),
+        ("tls", "tls: {certificate: /somewhere/c.pem, key: /somewhere/k.pem}"),
+    ],
+)
+def test_a_reload_of_what_is_read_once_is_refused_whole(paddock: House, name: str, instead: str) -> None:
+    paddock.configure("")
+    paddock.start_server()
+    assert paddock.server is not None
+    before = paddock.config.read_text()
+    paddock.server.send_signal(signal.SIGHUP)
+    paddock.until(lambda: b"configuration was reloaded" in server_log(paddock), "the same file is taken again")
+    assert not ailing(paddock), "the port that --listen gave is no change of the file"
+
+    line, _, rest = before.partition("\n")
+    kept = [part for part in line[len("- server: {") : -1].split(", ") if not part.startswith(f"{name}:")]
+    pool = "- environment: {name: other, machines: [{name: two}], host: local}\n"
+    paddock.config.write_text(f"- server: {{{', '.join([instead, *kept])}}}\n{rest}{pool}")
+    paddock.server.send_signal(signal.SIGHUP)
+    health = paddock.until(lambda: ailing(paddock), "the server says that it does not do this")
+    assert health["configuration"].endswith(f"paddock.yaml: server.{name} changed: that needs a restart")
+    answer = httpx.get(f"{paddock.url}/environments")
+    assert answer.status_code == 200
+    assert "other" not in answer.text, "nothing else of that file is taken"
+
+    paddock.config.write_text(before + pool)
+    paddock.server.send_signal(signal.SIGHUP)
+    paddock.until(lambda: not ailing(paddock), "all is well again")
+    assert "other" in httpx.get(f"{paddock.url}/environments").text
+
+
+def server_log(paddock: House) -> bytes:
+    return (paddock.directory / "server.log").read_bytes()
+
+
 def ailing(paddock: House) -> dict[str, str]:
     answer = httpx.get(f"{paddock.url}/healthz")
     reasons: dict[str, str] = answer.json()["reasons"]
