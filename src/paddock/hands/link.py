@@ -3,6 +3,7 @@
 Effects: none. A link keeps nothing: what was not acknowledged by a message is sent again on the next link.
 """
 
+import ipaddress
 from datetime import timedelta
 from typing import Protocol
 
@@ -10,6 +11,14 @@ from paddock.core.errors import Broken
 
 CLOSE_LIMIT = timedelta(seconds=5)
 """How long a close waits for the other side before the connection is cut."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether what is said to this host stays on this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Closed(Broken):

@@ -4,7 +4,6 @@ Effects: none.
 """
 
 import asyncio
-import ipaddress
 import ssl as tls
 from datetime import timedelta
 from pathlib import Path
@@ -12,13 +11,26 @@ from urllib.parse import SplitResult, urlsplit
 
 from paddock.core.errors import Refused
 from paddock.hands.lines import LineLink, dial_tcp, dial_unix, serve_lines
-from paddock.hands.link import Closed, Link, Unreachable
+from paddock.hands.link import Closed, Link, Unreachable, is_loopback
 from paddock.hands.relay import relay
 from paddock.hands.trust import trusting
 
-__all__ = ["Closed", "LineLink", "Link", "Unreachable", "connect", "relay", "serve_lines", "trusting"]
+__all__ = [
+    "Closed",
+    "LineLink",
+    "Link",
+    "Unreachable",
+    "check",
+    "connect",
+    "is_clear",
+    "relay",
+    "serve_lines",
+    "trusting",
+]
 
 CONNECT_LIMIT = timedelta(seconds=15)
+
+_NEIGHBOURS = {"http": "ws", "https": "wss"}
 
 
 async def connect(
@@ -31,6 +43,7 @@ async def connect(
     may mend, or Refused for a URL that never works.
     """
     parts = _parse(url)
+    _check(parts)
     try:
         async with asyncio.timeout(deadline.total_seconds()):
             return await _dial(url, parts, ssl, proxy)
@@ -52,10 +65,45 @@ async def _dial(url: str, parts: SplitResult, ssl: tls.SSLContext | None, proxy:
             return await dial_unix(Path(parts.path))
         case "tcp" | "tls":
             host, port = _host_and_port(parts)
-            if parts.scheme == "tcp" and not _is_loopback(host):
-                raise Refused(f"{_shown(parts)}: tcp without TLS is for loopback only", hint="use tls:// or wss://")
             return await dial_tcp(host, port, ssl=(ssl or trusting()) if parts.scheme == "tls" else None)
-    raise Refused(f"{_shown(parts)}: not one of ws, wss, tcp, tls, unix")
+    raise AssertionError(f"{parts.scheme}: was checked")
+
+
+def check(url: str) -> None:
+    """Refuse a URL that `connect` could never dial, without dialling it."""
+    _check(_parse(url))
+
+
+def is_clear(url: str) -> bool:
+    """Whether others on the way could read what is said there: no TLS, and not this machine alone."""
+    parts = _parse(url)
+    return parts.scheme in ("ws", "http", "tcp") and not is_loopback(parts.hostname or "")
+
+
+def _check(parts: SplitResult) -> None:
+    match parts.scheme:
+        case "ws" | "wss":
+            if not _is_placed(parts):
+                raise Refused(f"{_shown(parts)}: not a WebSocket URL", hint=f"{parts.scheme}://HOST/agent")
+        case "tcp" | "tls":
+            host, _ = _host_and_port(parts)
+            if parts.scheme == "tcp" and not is_loopback(host):
+                raise Refused(f"{_shown(parts)}: tcp without TLS is for loopback only", hint="use tls:// or wss://")
+        case "unix":
+            if not parts.path:
+                raise Refused("unix: needs a path", hint="unix:/run/agent.socket")
+        case other:
+            raise Refused(
+                f"{_shown(parts) if other else 'link'}: not one of ws, wss, tcp, tls, unix",
+                hint=f"{_NEIGHBOURS.get(other, 'wss')}://{parts.netloc.rpartition('@')[2] or 'HOST'}/agent",
+            )
+
+
+def _is_placed(parts: SplitResult) -> bool:
+    try:
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _parse(url: str) -> SplitResult:
@@ -76,13 +124,6 @@ def _host_and_port(parts: SplitResult) -> tuple[str, int]:
     if not host or not port:
         raise Refused(f"{_shown(parts)}: needs host and port")
     return host, port
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _shown(parts: SplitResult) -> str:

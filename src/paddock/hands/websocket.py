@@ -3,7 +3,6 @@
 Effects: none.
 """
 
-import ipaddress
 import os
 import ssl as tls
 from datetime import timedelta
@@ -20,7 +19,7 @@ from websockets.exceptions import (
 )
 
 from paddock.core.errors import Refused
-from paddock.hands.link import CLOSE_LIMIT, Closed, Unreachable
+from paddock.hands.link import CLOSE_LIMIT, Closed, Unreachable, is_loopback
 from paddock.wire.framing import TRANSPORT_LIMIT, Malformed
 
 _VARIABLES = {"ws": ("ws", "http", "all"), "wss": ("wss", "https", "all")}
@@ -109,7 +108,7 @@ def proxy_for(parts: SplitResult) -> str | None:
     `http_proxy` for ws, `https_proxy` for wss, else `all_proxy`; `no_proxy` lists the hosts that are dialled directly.
     """
     host = parts.hostname or ""
-    if _is_loopback(host) or _is_excepted(host, parts.port):
+    if is_loopback(host) or _is_excepted(host, parts.port):
         return None
     found = next((proxy for name in _VARIABLES[parts.scheme] if (proxy := _variable(f"{name}_proxy"))), None)
     return found if found is None or "://" in found else f"http://{found}"
@@ -126,13 +125,6 @@ def _is_excepted(host: str, port: int | None) -> bool:
     return "*" in entries or any(
         name == entry or name.endswith(f".{entry}") for entry in entries if entry for name in names
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _bare(proxy: str) -> str:
