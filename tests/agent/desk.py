@@ -52,6 +52,7 @@ class Desk:
         self.fences: dict[str, int] = {}
         self.relays: list[Relay] = []
         self.tokens = {TOKEN}
+        self.refused: list[Hello] = []
         self.takes_status = True
         self.takes_output = True
         self.lose_answers = False
@@ -184,6 +185,7 @@ class Desk:
         hello = Hello.from_params(command.params)
         relay: Relay | None = state["relay"]
         if relay is None and hello.token not in self.tokens:
+            self.refused.append(hello)
             refused = Failure(id=command.id, code=Code.REFUSED, msg="unknown token")
             await connection.send(session.answer(refused, now()))
             return

@@ -10,7 +10,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from paddock.agent import dialing
-from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.dialing import Hopeless, Server, Unwelcome
+from paddock.agent.settings import WrongUse
 from paddock.hands.links import Link
 from paddock.wire.backoff import Backoff
 from tests.agent.desk import _port
@@ -67,3 +68,44 @@ async def test_a_server_that_takes_links_and_drops_them_is_asked_ever_slower() -
     assert found == sorted(found)
     assert found[0] >= timedelta(seconds=1)
     assert found[-1] > timedelta(seconds=30)
+
+
+async def test_a_reason_is_told_once_until_there_is_another(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "paddock.agent.dialing")
+    reasons = iter(["a", "a", "b", "b", "a", "c"])
+
+    async def speak(link: Link) -> str:
+        await link.close("over")
+        return next(reasons)
+
+    async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0) as server:
+        where = Server(url=f"ws://127.0.0.1:{_port(server)}/agent", backoff=Hurried(count=6))
+        with pytest.raises(asyncio.CancelledError):
+            await dialing.keep(where, speak, subject="server")
+    told = [(one.levelname, vars(one)["why"]) for one in caplog.records if one.getMessage() == "link is over"]
+    assert told == [("INFO", "a"), ("DEBUG", "a"), ("INFO", "b"), ("DEBUG", "b"), ("INFO", "a")]
+
+
+async def test_what_is_hopeless_is_not_tried_again() -> None:
+    async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0) as server:
+        hurried = Hurried(count=2)
+
+        async def speak(link: Link) -> str:
+            raise Hopeless("enrol: this code is over")
+
+        where = Server(url=f"ws://127.0.0.1:{_port(server)}/agent", backoff=hurried)
+        with pytest.raises(Hopeless):
+            await dialing.keep(where, speak, subject="server")
+    assert hurried.waits == []
+
+
+def test_a_token_goes_in_clear_only_where_that_is_wanted() -> None:
+    def found(url: str, **more: bool) -> str:
+        return dialing.server(url, authorities=None, certificate=None, **more).url
+
+    with pytest.raises(WrongUse, match="in clear"):
+        found("ws://192.0.2.1/agent")
+    assert found("ws://192.0.2.1/agent", insecure=True) == "ws://192.0.2.1/agent"
+    assert found("ws://127.0.0.1/agent") == "ws://127.0.0.1/agent"
+    with pytest.raises(WrongUse, match="loopback only"):
+        found("tcp://192.0.2.1:80", insecure=True)

@@ -19,28 +19,30 @@ from pathlib import Path
 
 from paddock.agent import dialing, identity, settings
 from paddock.agent.conversation import Conversation
-from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.dialing import Hopeless, Server, Unwelcome
 from paddock.agent.entry import Moment
 from paddock.agent.floor import Floor
 from paddock.agent.identity import Identity
 from paddock.agent.ledger import Ledger, Unwritable
 from paddock.agent.logs import Logs
-from paddock.agent.settings import Settings
-from paddock.agent.skills import assemble
+from paddock.agent.settings import Settings, WrongUse
+from paddock.agent.skills import MODULES, assemble
 from paddock.agent.skills.skill import Deed, Place
 from paddock.agent.skills.system import SOFTWARE, facts
 from paddock.agent.worker import Worker
-from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.core.errors import Broken, PaddockError
 from paddock.hands import faults, links
 from paddock.hands.keeper import boot_id
 from paddock.hands.launcher import Launcher
 from paddock.hands.links import Link
 from paddock.hands.trees import Cgroup
 from paddock.wire.hello import Enrol, Hello, Status
+from paddock.wire.messages import Code
 
 _log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
+_ADD = "paddock host add NAME makes a code, and prints the command that uses it"
 _STOP_LIMIT = timedelta(seconds=2)
 _LEAVE_LIMIT = 4.5  # seconds from the signal, whatever the server or the disk does
 
@@ -56,6 +58,7 @@ class Agent:
         self._stop = asyncio.Event()
         self._accepted: Identity | None = None  # with the token that the server took last
         self._tries_old_token = False
+        self._hopeless: Hopeless | None = None
         self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()))
         self.ready = asyncio.Event()
 
@@ -64,29 +67,51 @@ class Agent:
         self._stop.set()
 
     async def run(self) -> None:
-        """Live until `stop`. Refused if another agent lives on the same state."""
-        settings.prepare(self._settings)
-        with settings.locked(self._settings):
-            if self._settings.cgroup is not None:
-                with contextlib.suppress(OSError):
-                    Cgroup(path=self._settings.cgroup).add(0)
-            identity.sign_in(self._settings.state)
-            ledger = await asyncio.to_thread(Ledger.open, self._settings.ledger)
+        """Live until `stop`.
+
+        Raises WrongUse for settings that cannot be meant; Refused for a state directory that cannot be used or that
+        another agent lives on; Hopeless if the server refuses to enrol it.
+        """
+        chosen = self._settings
+        self._check_skills()
+        server = self._server() if chosen.line is None else None
+        with contextlib.ExitStack() as held:
+            with settings.opening(chosen):
+                if server is not None and not chosen.code and identity.load(chosen.state) is None:
+                    raise WrongUse(f"{chosen.state}: no identity yet, and no --code", hint=_ADD)
+                settings.prepare(chosen)
+                held.enter_context(settings.locked(chosen))
+                if chosen.cgroup is not None:
+                    with contextlib.suppress(OSError):
+                        Cgroup(path=chosen.cgroup).add(0)
+                identity.sign_in(chosen.state)
+                ledger = await asyncio.to_thread(Ledger.open, chosen.ledger)
             logger = logging.getLogger("paddock")
             logger.addHandler(self._logs)
             try:
                 async with Launcher() as launcher:
-                    await self._live(ledger, launcher)
+                    await self._live(ledger, launcher, server)
+            except* PaddockError as broken:
+                # The operator is told why, not where: the first duty that broke ended the others.
+                raise _first(broken) from broken
             finally:
                 logger.removeHandler(self._logs)
                 await ledger.close()
+        if self._hopeless is not None:
+            raise self._hopeless
 
-    async def _live(self, ledger: Ledger, launcher: Launcher) -> None:
+    def _check_skills(self) -> None:
+        known = sorted(MODULES) if self._settings.line is not None else sorted([*MODULES, "local"])
+        for name in self._settings.skills:
+            if name not in known:
+                raise WrongUse(f"--skills {name or repr(name)}: no such skill", hint=f"there are {', '.join(known)}")
+
+    async def _live(self, ledger: Ledger, launcher: Launcher, server: Server | None) -> None:
         if ledger.set_aside is not None:
             _log.error("the ledger was corrupt, a new one begins", extra={"kept_as": str(ledger.set_aside)})
         async with asyncio.TaskGroup() as group:
             place = self._place()
-            async with self._skills(place, ledger) as deeds:
+            async with self._skills(place, ledger, server) as deeds:
                 worker = Worker(
                     settings=self._settings,
                     ledger=ledger,
@@ -100,7 +125,7 @@ class Agent:
                 self._worker = worker
                 self._logs.attach(asyncio.get_running_loop(), worker.news)
                 await worker.recover()
-                speaking = group.create_task(self._speak(worker, ledger, place))
+                speaking = group.create_task(self._speak(worker, ledger, place, server))
                 pruning = group.create_task(self._prune(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
                 await self._stop.wait()
@@ -124,17 +149,17 @@ class Agent:
         )
 
     @asynccontextmanager
-    async def _skills(self, place: Place, ledger: Ledger) -> AsyncIterator[dict[str, Deed]]:
+    async def _skills(self, place: Place, ledger: Ledger, server: Server | None) -> AsyncIterator[dict[str, Deed]]:
         plain = [name for name in self._settings.skills if name != "local"]
         deeds = assemble(place, plain)
-        if "local" not in self._settings.skills:
+        if "local" not in self._settings.skills or server is None:
             yield deeds
             return
         from paddock.agent.skills.local import machines
 
         async with machines.Machines(
             state=self._settings.state,
-            server=self._server(),
+            server=server,
             identity=lambda: self._accepted or identity.load(self._settings.state),
             ledger=ledger,
             hidden=self._settings.hidden,
@@ -144,14 +169,16 @@ class Agent:
 
     # Speaking
 
-    async def _speak(self, worker: Worker, ledger: Ledger, place: Place) -> None:
+    async def _speak(self, worker: Worker, ledger: Ledger, place: Place, server: Server | None) -> None:
         if self._settings.line is not None:
             await self._serve(self._settings.line, worker, ledger, place)
-        else:
+        elif server is not None:
             self.ready.set()
-            await dialing.keep(
-                self._server(), lambda link: self._converse(link, worker, ledger, place), subject="server"
-            )
+            try:
+                await dialing.keep(server, lambda link: self._converse(link, worker, ledger, place), subject="server")
+            except Hopeless as exc:
+                self._hopeless = exc
+                self.stop()
 
     def _server(self) -> Server:
         chosen = self._settings
@@ -161,6 +188,7 @@ class Agent:
             certificate=chosen.certificate,
             fingerprint=chosen.fingerprint,
             proxy=chosen.proxy,
+            insecure=chosen.insecure,
         )
 
     async def _serve(self, path: Path, worker: Worker, ledger: Ledger, place: Place) -> None:
@@ -215,7 +243,13 @@ class Agent:
         )
         try:
             await conversation.hello(hello)
-        except Unwelcome:
+        except Unwelcome as exc:
+            if exc.code is Code.REFUSED:
+                # It comes back by itself when its server's store is restored, so it goes on asking; a person is told.
+                exc.hint = (
+                    "where it is shut out: paddock host resume NAME; where it is not known: paddock host add NAME, "
+                    f"remove {self._settings.state / identity.FILE}, start it with the new --code"
+                )
             # Which of two tokens the server knows is sure only once it has taken one: the other one is tried next.
             self._tries_old_token = not self._tries_old_token
             raise
@@ -226,10 +260,16 @@ class Agent:
 
     async def _enrol(self, conversation: Conversation, place: Place) -> Identity:
         if not self._settings.code:
-            raise Refused(f"{self._settings.state}: no identity yet", hint="run it once with --code")
+            raise Hopeless(f"{self._settings.state}: its identity is gone", hint=_ADD)
         enrol = Enrol(code=self._settings.code, facts=facts(place))
         faults.at("agent.enrolling")
-        answer = await conversation.open("enrol", enrol.params())
+        try:
+            answer = await conversation.open("enrol", enrol.params())
+        except Unwelcome as exc:
+            if exc.code not in (Code.REFUSED, Code.BAD_PARAMS):
+                raise
+            # A code that was not taken once is never taken: asking again would only look like guessing.
+            raise Hopeless(exc.message, hint=_ADD) from exc
         name, token = answer.get("agent"), answer.get("token")
         if not isinstance(name, str) or not isinstance(token, str):
             raise Broken("enrol: the answer names no agent and token")
@@ -291,3 +331,10 @@ async def live(chosen: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await agent.run()
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -62,6 +62,7 @@ class Conversation:
         raise Unwelcome(
             f"{method}: {response.msg}",
             retry_after=timedelta(seconds=after) if isinstance(after, int | float) else None,
+            code=response.code,
         )
 
     async def hello(self, hello: Hello) -> None:
@@ -119,7 +120,12 @@ class Conversation:
 
     async def _receive(self) -> None:
         while True:
-            text = await self._link.receive()
+            try:
+                text = await self._link.receive()
+            except Closed:
+                # Whoever was answered by the last message hears the answer first: it may say why this is the end.
+                await asyncio.sleep(0)
+                raise
             await self._act(self._session.receive(text, _now()))
             self._retime.set()
 

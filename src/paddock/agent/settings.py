@@ -13,6 +13,12 @@ from paddock.core.errors import Broken, Refused
 HOST_SKILLS = ("script", "file", "sources", "system", "local")
 MACHINE_SKILLS = ("script", "file", "sources", "system")
 
+_ALIVE = "paddock agent status --state DIR names its process"
+
+
+class WrongUse(Refused):
+    """What the agent was told at its start cannot be meant: another command line has to be written."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -21,6 +27,7 @@ class Settings:
     `certificate`, or the `fingerprint` of one, is then the only one that is trusted. `proxy` None: as the environment
     says. `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
     `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
+    Without `insecure` no token leaves this machine in clear.
     With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
 
@@ -33,6 +40,7 @@ class Settings:
     certificate: Path | None = None
     fingerprint: str = ""
     proxy: str | None = None
+    insecure: bool = False
     environment: str = ""
     machine: str = ""
     address: str = ""
@@ -62,6 +70,20 @@ class Settings:
         return self.work.parent / "tmp" if self.machine else self.state / "tmp"
 
 
+@contextmanager
+def opening(settings: Settings) -> Iterator[None]:
+    """What goes wrong while the state is opened is told as Refused: no later attempt of ours mends it."""
+    hint = "--state DIR: a directory that this user may write, on a disk with room"
+    try:
+        yield
+    except Broken as exc:
+        raise Refused(exc.message, hint=exc.hint or hint) from exc
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise Refused(f"{exc.filename or settings.state}: not a directory", hint=hint) from exc
+    except OSError as exc:
+        raise Refused(f"{exc.filename or settings.state}: {exc.strerror or exc}", hint=hint) from exc
+
+
 def prepare(settings: Settings) -> None:
     """Make the state directory, for its owner alone. Refused if others could read it and that cannot be changed."""
     for directory in (settings.state, settings.tasks, settings.temporary):
@@ -82,7 +104,7 @@ def locked(settings: Settings) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(f"{settings.state}: another agent runs on it") from None
+            raise Refused(f"{settings.state}: another agent runs on it", hint=_ALIVE) from None
         except OSError as exc:
             raise Broken(f"{settings.state}: {exc.strerror}") from exc
         yield

@@ -13,8 +13,8 @@ class _Passed(click.Command):
 
 @click.command("agent", cls=_Passed, add_help_option=False)
 @click.pass_context
-def agent(ctx: click.Context) -> None:
+def agent(ctx: click.Context) -> int:
     """The agent of this machine: run, methods, ledger, status."""
-    from paddock.agent.__main__ import main
+    from paddock.agent.__main__ import run
 
-    main(ctx.args)
+    return run(ctx.args)
