@@ -84,12 +84,22 @@ def add(client: "Client", name: str, ttl: float, as_json: bool) -> None:
     from paddock.client import calls
 
     made = client.send(calls.enrol(name, ttl=ttl))
-    command = f"paddock agent run --server {door(client.place.url)} --state {_STATE} --code {made.code}"
+    command = joining(client.place.url, made.code)
     if as_json:
         return painting.tell({"host": made.host, "code": made.code, "ttl": made.ttl, "command": command})
     painting.print_line(f"On the machine that is to be {made.host}, within {_spell(made.ttl)}, once:")
     painting.print_line("")
     painting.print_line(f"  {command}")
+
+
+def joining(url: str, code: str) -> str:
+    """The command that joins a host to the server of this address."""
+    from paddock.hands.links import is_clear
+
+    where = door(url)
+    # Whoever reaches the server in clear has chosen that; the agent wants to hear it once more.
+    clear = " --insecure" if is_clear(where) else ""
+    return f"paddock agent run --server {where}{clear} --state {_STATE} --code {code}"
 
 
 def door(url: str) -> str:
