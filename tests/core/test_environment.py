@@ -35,6 +35,22 @@ def test_the_fence_rises_exactly_where_the_owner_changes(state: State, signal: S
     assert moved.since == LATER
 
 
+@pytest.mark.parametrize(
+    ("state", "signal", "places"),
+    [
+        (State.READY, Signal.HOLD, "hold applies to leased or held"),
+        (State.READY, Signal.CLEANED, "cleaned applies to cleaning"),
+        (State.GONE, Signal.CLEAN, "clean applies to ready, dirty, broken or quarantined"),
+    ],
+)
+def test_a_step_that_leads_nowhere_is_refused_with_the_name_and_where_it_would(
+    state: State, signal: Signal, places: str
+) -> None:
+    with pytest.raises(Refused) as refused:
+        environments.move(one(state), signal, now=LATER)
+    assert refused.value.message == f"environment two-node-1: it is {state}, and {places}"
+
+
 def test_on_no_way_does_a_fence_fall() -> None:
     for way in ways(one(State.REQUESTED, fence=1), 5):
         fences = [step.fence for step in way]

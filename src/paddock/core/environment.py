@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from paddock.core.errors import Refused
 from paddock.core.table import Table
 
 
@@ -144,7 +145,13 @@ class Environment:
 
 
 def move(environment: Environment, signal: Signal, *, now: datetime, reason: str = "") -> Environment:
-    """Step along the lifecycle; the fence rises where the owner changes."""
+    """Step along the lifecycle; the fence rises where the owner changes. `Refused`, naming it, where no step leads."""
+    if not LIFECYCLE.allows(environment.state, signal):
+        *others, last = [state.value for state in State if LIFECYCLE.allows(state, signal)]
+        places = f"{', '.join(others)} or {last}" if others else last
+        raise Refused(
+            f"environment {environment.id}: it is {environment.state.value}, and {signal} applies to {places}"
+        )
     raised = 1 if signal in CHANGES_OWNER else 0
     return replace(
         environment,
