@@ -1,7 +1,12 @@
 """`validate`, `explain`, `schema`: without a server."""
 
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from paddock.cli.stage import examples
 from tests.cli.conftest import Paddock
@@ -40,6 +45,43 @@ def test_an_event_is_explained_job_by_job_with_the_line_that_decided(paddock: Pa
     assert "(paddock.yaml:" in jobs[0]
     (told,) = paddock("explain", str(examples() / "event.json"), "--config", str(DEMO), "--json").objects
     assert (told["runs"], [job["job"] for job in told["jobs"]]) == (True, ["noop", "two-machines"])
+
+
+def test_what_is_no_event_is_refused_as_none(paddock: Paddock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("{bad"))
+    said = paddock("explain", "-", "--config", str(DEMO))
+    assert (said.code, said.out) == (3, "")
+    assert "what was piped in: not read: no JSON" in said.err
+    (tmp_path / "event.json").write_text('{"type": "ref-updated"}')
+    assert paddock("explain", "event.json", "--config", str(DEMO)).code == 0, "an event that starts nothing is one"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("validate", str(DEMO)), ("explain", str(DEMO)), ("schema",), ("serve", str(DEMO))])
+def test_without_the_servers_parts_it_says_what_brings_them(words: tuple[str, ...]) -> None:
+    done = without_pydantic(*words)
+    assert done.returncode == 3
+    first, second = done.stderr.splitlines()
+    assert first.endswith("is not installed")
+    assert second == "hint: pip install 'paddock[server]'"
+
+
+@pytest.mark.slow
+def test_without_the_servers_parts_doctor_looks_at_the_rest(tmp_path: Path) -> None:
+    state = ("--state", str(tmp_path), "--server", "http://127.0.0.1:9")
+    done = without_pydantic("doctor", "--config", str(DEMO), *state)
+    assert done.stderr == ""
+    assert "not looked at: pydantic is not installed" in done.stdout
+    assert done.stdout.count("mend: pip install 'paddock[server]'") == 2
+
+
+def without_pydantic(*words: str) -> "subprocess.CompletedProcess[str]":
+    program = "import sys\n"
+    program += (
+        "for name in ('fastapi', 'pydantic', 'pydantic_core', 'sqlalchemy', 'uvicorn'): sys.modules[name] = None\n"
+    )
+    program += "from paddock.cli.root import run\nsys.exit(run(sys.argv[1:]))\n"
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
 
 
 def test_the_schema_is_one(paddock: Paddock) -> None:

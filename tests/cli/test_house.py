@@ -153,6 +153,22 @@ def test_an_environment_is_set_aside_and_cleaned(house: House) -> None:
         assert time.monotonic() < until
 
 
+def test_a_step_that_leads_nowhere_names_the_environment_and_a_free_one_is_cleaned_at_once(house: House) -> None:
+    lent = house("lease", "acquire", "--env", "two-machines", "--json").objects[0]
+    assert house("lease", "release", lent["id"]).code == 0
+    until = time.monotonic() + 20
+    while (row := house("env", "show", lent["environment"], "--json").objects[0])["state"] != "ready":
+        assert time.monotonic() < until
+    held = house("env", "hold", row["id"])
+    assert held.code == 3
+    assert f"paddock: environment {row['id']}: it is ready, and hold applies to leased or held" in held.err
+    cleaned = house("env", "clean", row["id"])
+    assert (cleaned.code, cleaned.out) == (0, f"environment {row['id']}: cleaning: it is lent again afterwards\n")
+    assert house("env", "quarantine", row["id"]).code == 0
+    replaced = house("env", "clean", row["id"])
+    assert replaced.out.startswith(f"environment {row['id']}: cleaning: it is destroyed, and its pool builds a new one")
+
+
 def test_a_host_is_drained_and_resumed(house: House) -> None:
     assert "host local: draining" in house("host", "drain", "local").out
     assert "drained by operator" in house("host", "list").out

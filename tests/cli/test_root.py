@@ -10,8 +10,10 @@ from pathlib import Path
 import click
 import pytest
 
+from paddock.cli import spans
 from paddock.cli.grammar import Noun, Shelf, Verb
 from paddock.cli.root import clean, root
+from paddock.web.api import LONGEST_TTL
 from tests.cli.conftest import Paddock
 from tests.client.desk import Desk
 
@@ -91,6 +93,34 @@ def test_a_duration_that_is_none_is_wrong_use(paddock: Paddock) -> None:
     assert "is no duration" in said.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "list", "--in", "bogus"), ("--in", "'queued', 'leasing'", "'done'")),
+        (("env", "list", "--in", "bogus"), ("--in", "'ready', 'leased'", "'gone'")),
+        (("token", "create", "anna", "--ttl", "0s"), ("--ttl", "0s is not between 1s and 3650d")),
+        (("lease", "acquire", "--env", "two-node", "--ttl", "8d"), ("--ttl", "8d is not between 1s and 7d")),
+        (("env", "quarantine", "e1", "--reason", "a\nb"), ("--reason", "it is not one line")),
+        (("run", "cancel", "r1", "--reason", "x" * 501), ("--reason", "501 characters, and 500 at most")),
+        (("validate", "."), ("CONFIG", "is a directory")),
+    ],
+    ids=lambda value: "-".join(value[:2]).replace(" ", "-")[:40],
+)
+def test_wrong_use_names_the_option_and_what_it_takes(
+    paddock: Paddock, desk: Desk, words: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    told = paddock(*words)
+    assert told.code == 2
+    for part in said:
+        assert part in told.err
+    assert desk.asked == [], "the server was not bothered"
+
+
+def test_the_terminal_takes_the_durations_that_the_server_takes() -> None:
+    assert spans.read(spans.TTL.most) == LONGEST_TTL
+    assert spans.read(spans.TTL.least) == 1.0
+
+
 def test_what_is_refused_is_3(paddock: Paddock, desk: Desk) -> None:
     desk.impossible = "pool two-node has no host"
     said = paddock("lease", "acquire", "--env", "two-node")
@@ -119,7 +149,7 @@ def test_a_reader_that_has_enough_is_no_failure(tmp_path: Path) -> None:
 
 def test_text_of_others_cannot_steer_a_terminal() -> None:
     assert clean("a\x1b[2Jb\x07\x9bc\r\u202e") == "a\ufffd[2Jb\ufffd\ufffdc\ufffd\ufffd"
-    assert clean("häuser 家 \n two") == "häuser 家 \n two"
+    assert clean("häuser 家 \n\ttwo") == "häuser 家 \n\ttwo"
 
 
 def test_the_shell_completes_nouns_and_verbs() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from paddock.cli.connection import json_option
+from paddock.cli.extras import server_parts
 from paddock.cli.grammar import Verb
 
-_file = click.Path(path_type=Path)
+_file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("validate", cls=Verb, example="paddock validate paddock.yaml")
@@ -18,8 +19,9 @@ _file = click.Path(path_type=Path)
 def validate(config: Path, as_json: bool) -> int:
     """Check a configuration and say what is wrong, each with its line. Exit 3 if anything is. Nothing is changed."""
     from paddock.cli import painting
-    from paddock.settings import Invalid, load
 
+    with server_parts("validate"):
+        from paddock.settings import Invalid, load
     try:
         loaded = load(config)
     except Invalid as exc:
@@ -47,16 +49,17 @@ def validate(config: Path, as_json: bool) -> int:
     cls=Verb,
     example="paddock explain event.json --config paddock.yaml\nssh ... stream-events | head -1 | paddock explain -",
 )
-@click.argument("event", type=click.Path(path_type=Path, allow_dash=True))
+@click.argument("event", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
 @click.option("--config", type=_file, default="paddock.yaml", show_default=True, help="The configuration to ask.")
 @click.option("--forge", default="", help="The forge that the event came from; needed where there are several.")
 @json_option
 def explain(event: Path, config: Path, forge: str, as_json: bool) -> None:
     """Say what an event would start, and for each job why, with the line that decided. Nothing is started."""
-    from paddock import settings
     from paddock.cli import painting
-    from paddock.core.errors import Broken, Missing
+    from paddock.core.errors import Broken, Missing, Refused
 
+    with server_parts("explain"):
+        from paddock import settings
     try:
         raw = sys.stdin.read() if str(event) == "-" else event.read_text("utf-8")
     except FileNotFoundError:
@@ -64,6 +67,11 @@ def explain(event: Path, config: Path, forge: str, as_json: bool) -> None:
     except (OSError, UnicodeDecodeError) as exc:
         raise Broken(f"{event}: {getattr(exc, 'strerror', None) or exc}") from exc
     told = settings.explain(raw, settings.load(config).configuration, forge=forge)
+    if not told.event.type and told.event.outcome:
+        raise Refused(
+            f"{'what was piped in' if str(event) == '-' else event}: {told.event.outcome}",
+            hint="an event is one JSON object, as a line of a forge's stream",
+        )
     if not as_json:
         for line in settings.spell(told):
             painting.print_line(line)
@@ -76,6 +84,7 @@ def explain(event: Path, config: Path, forge: str, as_json: bool) -> None:
 @json_option
 def schema(as_json: bool) -> None:
     """Print the JSON Schema of the configuration, for editors that check while you type."""
-    from paddock.settings import schema as made
+    with server_parts("schema"):
+        from paddock.settings import schema as made
 
     click.echo(json.dumps(made(), indent=None if as_json else 2))

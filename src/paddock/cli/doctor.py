@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from paddock.cli.connection import json_option
+from paddock.cli.extras import MEND
 from paddock.cli.grammar import Verb
 
 if TYPE_CHECKING:
@@ -112,17 +113,24 @@ def _cgroup() -> Check:
     )
 
 
-def _packages() -> Check:
+def _is_installed(package: str) -> bool:
     from importlib.util import find_spec
 
-    lacking = [name for name in ("fastapi", "sqlalchemy", "uvicorn", "asyncssh", "pydantic") if find_spec(name) is None]
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # half of it is there
+        return False
+
+
+def _packages() -> Check:
+    lacking = [name for name in ("fastapi", "sqlalchemy", "uvicorn", "asyncssh", "pydantic") if not _is_installed(name)]
     if not lacking:
         return Check(name="server parts", state=OK, found="installed")
     return Check(
         name="server parts",
         state=NOTE,
         found=f"not installed: {', '.join(lacking)}; agent and client work without",
-        mend="pip install 'paddock[server]'",
+        mend=MEND,
     )
 
 
@@ -135,8 +143,9 @@ def _configuration(path: Path) -> Check:
         load(path)
     except PaddockError as exc:
         return Check(name="configuration", state=BROKEN, found=exc.message, mend=f"paddock validate {path}")
-    except ModuleNotFoundError as exc:
-        return Check(name="configuration", state=NOTE, found=f"not looked at: {exc.name} is not installed")
+    except ImportError as exc:
+        lack = f"not looked at: {exc.name or exc} is not installed"
+        return Check(name="configuration", state=NOTE, found=lack, mend=MEND)
     return Check(name="configuration", state=OK, found=f"{path} is in order")
 
 

@@ -6,26 +6,29 @@ import click
 
 from paddock.cli.connection import asks, every
 from paddock.cli.grammar import Noun, verb
+from paddock.cli.lines import REASON
 from paddock.cli.naming import environment_of
-from paddock.cli.spans import SPAN
+from paddock.cli.spans import TTL
+from paddock.core.environment import State
 
 if TYPE_CHECKING:
     from paddock.client import Client
     from paddock.wire.shapes import Environment
 
 env = Noun("env", help="Environments: machines and networks lent as one.", example="paddock env list")
+_STATE = click.Choice([str(state) for state in State])
 
 
 @verb(env, "list", example="paddock env list\npaddock env list --env two-node --json")
 @click.option("--env", "pool", default="", metavar="POOL", help="Of one pool.")
-@click.option("--in", "condition", metavar="STATE", default="", help="In one state: ready, leased, quarantined...")
+@click.option("--in", "condition", type=_STATE, metavar="STATE", help="In one state: ready, leased, quarantined...")
 @asks
-def list_(client: "Client", pool: str, condition: str, as_json: bool) -> None:
+def list_(client: "Client", pool: str, condition: str | None, as_json: bool) -> None:
     """Environments that exist now, and what holds them."""
     from paddock.cli import painting
     from paddock.client import calls
 
-    rows = every(client, lambda below: calls.environments(below=below, pool=pool, state=condition))
+    rows = every(client, lambda below: calls.environments(below=below, pool=pool, state=condition or ""))
     if as_json:
         return painting.tell_all(rows)
     painting.table(
@@ -109,7 +112,7 @@ def _answer(row: "Environment", *, as_json: bool) -> None:
 
 @verb(env, "hold", example="paddock env hold k3f9 --ttl 2h")
 @click.argument("id")
-@click.option("--ttl", type=SPAN, default="1h", show_default=True, help="How long you keep it.")
+@click.option("--ttl", type=TTL, default="1h", show_default=True, help="How long you keep it.")
 @asks
 def hold(client: "Client", id: str, ttl: float, as_json: bool) -> None:
     """Keep a leased environment for yourself when its lease ends, to look at what happened."""
@@ -130,10 +133,10 @@ def release(client: "Client", id: str, as_json: bool) -> None:
 
 @verb(env, "quarantine", example="paddock env quarantine k3f9 --reason 'its disk is slow'")
 @click.argument("id")
-@click.option("--reason", default="", help="Why, for the next who looks.")
+@click.option("--reason", type=REASON, default="", help="Why, for the next who looks.")
 @asks
 def quarantine(client: "Client", id: str, reason: str, as_json: bool) -> None:
-    """Lend an environment no more until somebody cleaned it."""
+    """Lend an environment no more, and end the lease of who has it; `env clean` replaces it by a new one."""
     from paddock.client import calls
 
     _answer(client.send(calls.quarantine(environment_of(client, id).id, reason=reason)), as_json=as_json)
@@ -143,7 +146,17 @@ def quarantine(client: "Client", id: str, reason: str, as_json: bool) -> None:
 @click.argument("id")
 @asks
 def clean(client: "Client", id: str, as_json: bool) -> None:
-    """Clean a broken or quarantined environment, to lend it again."""
+    """Clean a free environment now, to lend it again; replace one that is broken or quarantined.
+
+    What is broken or quarantined is destroyed: its pool builds a new one, under a new name, where one is wanted.
+    """
+    from paddock.cli import painting
     from paddock.client import calls
 
-    _answer(client.send(calls.clean(environment_of(client, id).id)), as_json=as_json)
+    row = client.send(calls.clean(environment_of(client, id).id))
+    if as_json:
+        return painting.tell(row)
+    becomes = "it is destroyed, and its pool builds a new one where one is wanted"
+    painting.print_line(
+        f"environment {row.id}: {row.state}: {becomes if row.retiring else 'it is lent again afterwards'}"
+    )

@@ -7,7 +7,7 @@ import click
 from paddock.cli.connection import asks, every
 from paddock.cli.grammar import Noun, verb
 from paddock.cli.naming import choose
-from paddock.cli.spans import SPAN
+from paddock.cli.spans import TTL
 
 if TYPE_CHECKING:
     from paddock.client import Client
@@ -76,7 +76,7 @@ def show(client: "Client", name: str, as_json: bool) -> None:
 
 @verb(host, "add", example="paddock host add local")
 @click.argument("name")
-@click.option("--ttl", type=SPAN, default="1h", show_default=True, help="How long the code may be used.")
+@click.option("--ttl", type=TTL, default="1h", show_default=True, help="How long the code may be used.")
 @asks
 def add(client: "Client", name: str, ttl: float, as_json: bool) -> None:
     """Make a code with which one agent may join as a host, and print the command that uses it."""

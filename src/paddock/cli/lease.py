@@ -13,9 +13,10 @@ import click
 
 from paddock.cli.connection import asks, every
 from paddock.cli.grammar import Noun, verb
+from paddock.cli.lines import HOLDER
 from paddock.cli.naming import lease_of
 from paddock.cli.root import complain
-from paddock.cli.spans import SPAN
+from paddock.cli.spans import SPAN, TTL
 
 if TYPE_CHECKING:
     from paddock.client import Client, Held
@@ -30,7 +31,7 @@ lease = Noun(
     help="Borrow an environment: for one command (run), or for as long as you say (acquire).",
     example="paddock lease run --env two-node -- ./reproduce.sh",
 )
-_ttl = click.option("--ttl", type=SPAN, default="1h", show_default=True, help="How long it lasts unless it is renewed.")
+_ttl = click.option("--ttl", type=TTL, default="1h", show_default=True, help="How long it lasts unless it is renewed.")
 _pool = click.option("--env", "pool", required=True, metavar="POOL", help="The pool to borrow from.")
 _wait = click.option("--wait", type=SPAN, default=None, help="Give up the place in the queue after so long.")
 
@@ -43,7 +44,7 @@ _wait = click.option("--wait", type=SPAN, default=None, help="Give up the place 
 @_pool
 @_ttl
 @_wait
-@click.option("--holder", default="", help="Who asks, for a person to read. Default: you.")
+@click.option("--holder", type=HOLDER, default="", help="Who asks, for a person to read. Default: you.")
 @asks
 def acquire(client: "Client", pool: str, ttl: float, wait: float | None, holder: str, as_json: bool) -> None:
     """Borrow an environment; waits in the queue until it is granted.
@@ -75,7 +76,7 @@ def acquire(client: "Client", pool: str, ttl: float, wait: float | None, holder:
 @_ttl
 @_wait
 @click.option("--grace", type=SPAN, default="10s", show_default=True, help="How long the command may take to end.")
-@click.option("--holder", default="", help="Who asks, for a person to read. Default: you.")
+@click.option("--holder", type=HOLDER, default="", help="Who asks, for a person to read. Default: you.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @asks
 def run(
@@ -257,7 +258,7 @@ def _who() -> str:
 
 @verb(lease, "renew", example="paddock lease renew 7f3a --ttl 2h")
 @click.argument("id")
-@click.option("--ttl", type=SPAN, default=None, help="Another length from now on. Default: as before.")
+@click.option("--ttl", type=TTL, default=None, help="Another length from now on. Default: as before.")
 @asks
 def renew(client: "Client", id: str, ttl: float | None, as_json: bool) -> None:
     """Start the ttl of a lease again."""

@@ -65,7 +65,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) 
             *(
                 paint(cell)
                 if name in STATES
-                else Text(clean(cell).replace("\n", " "), no_wrap=True, overflow="ellipsis")
+                else Text(clean(cell).replace("\n", " ").replace("\t", " "), no_wrap=True, overflow="ellipsis")
                 for name, cell in zip(columns, row, strict=True)
             )
         )

@@ -88,4 +88,4 @@ def clean(text: str) -> str:
 
 
 def _visible(letter: str) -> str:
-    return letter if letter == "\n" or (letter.isspace() and ord(letter) > 0xA0) else "\ufffd"
+    return letter if letter in "\n\t" or (letter.isspace() and ord(letter) > 0xA0) else "\ufffd"

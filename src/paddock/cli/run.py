@@ -7,7 +7,9 @@ import click
 
 from paddock.cli.connection import asks, every
 from paddock.cli.grammar import Noun, verb
+from paddock.cli.lines import REASON
 from paddock.cli.naming import run_of
+from paddock.core.run import State
 
 if TYPE_CHECKING:
     from paddock.client import Client
@@ -15,22 +17,23 @@ if TYPE_CHECKING:
 
 run = Noun("run", help="Runs: attempts of jobs.", example="paddock run list\npaddock run log -f 189221/two-machines")
 _WAIT = 20.0
+_STATE = click.Choice([str(state) for state in State])
 
 
 @verb(run, "list", example="paddock run list\npaddock run list --in running --json")
-@click.option("--in", "condition", metavar="STATE", default="", help="In one state: queued, running, done...")
+@click.option("--in", "condition", type=_STATE, metavar="STATE", help="In one state: queued, running, done...")
 @click.option("--job", default="", help="Of one job.")
 @click.option("--project", default="", help="For one project.")
 @click.option("--limit", type=click.IntRange(1, 100_000), default=30, show_default=True, help="At most so many.")
 @asks
-def list_(client: "Client", condition: str, job: str, project: str, limit: int, as_json: bool) -> None:
+def list_(client: "Client", condition: str | None, job: str, project: str, limit: int, as_json: bool) -> None:
     """Runs, newest first."""
     from paddock.cli import painting
     from paddock.client import calls
 
     rows = every(
         client,
-        lambda below: calls.runs(below=below, state=condition, job=job, project=project, limit=min(limit, 500)),
+        lambda below: calls.runs(below=below, state=condition or "", job=job, project=project, limit=min(limit, 500)),
         limit,
     )
     if as_json:
@@ -181,7 +184,7 @@ def retry(client: "Client", id: str, as_json: bool) -> None:
 
 @verb(run, "cancel", example="paddock run cancel 7f3a --reason 'wrong branch'")
 @click.argument("id")
-@click.option("--reason", default="", help="Why, for the report.")
+@click.option("--reason", type=REASON, default="", help="Why; the report on the change says it.")
 @asks
 def cancel(client: "Client", id: str, reason: str, as_json: bool) -> None:
     """End a run now; what it has to clean up and to collect, it still does."""

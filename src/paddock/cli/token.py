@@ -6,7 +6,7 @@ import click
 
 from paddock.cli.connection import asks, every
 from paddock.cli.grammar import Noun, verb
-from paddock.cli.spans import SPAN
+from paddock.cli.spans import TOKEN_TTL
 
 if TYPE_CHECKING:
     from paddock.client import Client
@@ -19,7 +19,7 @@ token = Noun("token", help="Tokens: what a person, a lab or an operator shows.",
 @click.option(
     "--role", type=click.Choice(("person", "lab", "operator")), default="person", show_default=True, help="May do what."
 )
-@click.option("--ttl", type=SPAN, default=None, help="How long it is valid. Default: until it is revoked.")
+@click.option("--ttl", type=TOKEN_TTL, default=None, help="How long it is valid. Default: until it is revoked.")
 @asks
 def create(client: "Client", name: str, role: str, ttl: float | None, as_json: bool) -> None:
     """Make a token. Its secret is shown this once: with it, PADDOCK_TOKEN or --token-file."""
