@@ -30,13 +30,10 @@ def _demo(tmp_path: Path, *options: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_once_it_is_right_in_less_than_15_seconds_and_leaves_nothing(tmp_path: Path) -> None:
-    is_calm = os.getloadavg()[0] < 2 * (os.cpu_count() or 1)  # a busy machine says nothing about speed
-    began = time.monotonic()
+def test_once_it_is_right_and_leaves_nothing(tmp_path: Path) -> None:
     child = _demo(tmp_path, "--once", "--json")
     out, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
-    assert time.monotonic() - began < 15 or not is_calm
     told = json.loads(out.splitlines()[-1])
     assert set(told) == {"events", "runs", "reports", "seconds"}
     assert told["events"] == 23
