@@ -507,7 +507,7 @@ async def fill(store: MemoryStore, archive: MemoryArchive, now: datetime) -> Non
         [
             "Build failed.",
             "",
-            f"- dsvm-migrate {PUBLIC}/runs/110/ : FAILURE in 42m 00s",
+            f"- dsvm-migrate {PUBLIC}/runs/110/ : FAILURE in 41m 24s",
             "",
             "Contact: https://wiki.example.org/My_CI",
             f"{PUBLIC}/rounds/30",

@@ -109,7 +109,7 @@ async def test_the_report_stands_as_it_was_posted(client: httpx.AsyncClient) -> 
     page = (await client.get("/changes/review/912340")).text
     told = re.sub(r"<[^>]+>", "", page[page.index('<pre class="report">') :])
     assert told.startswith(
-        "Build failed.\n\n- dsvm-migrate https://ci.example.org/runs/110/ : FAILURE in 42m 00s\n\nContact: "
+        "Build failed.\n\n- dsvm-migrate https://ci.example.org/runs/110/ : FAILURE in 41m 24s\n\nContact: "
     )
 
 

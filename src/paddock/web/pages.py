@@ -80,6 +80,8 @@ class Pages:
             now=now,
             ago=lambda moment: ago(moment, now),
             moment=lambda at: clock_time(at, now),
+            took=lambda run: timeline.took(run, now=now),
+            waited=lambda run: timeline.waited(run, now=now),
             identity=identity,
             is_person=is_allowed(identity.role, wants=Role.PERSON),
             is_operator=is_allowed(identity.role, wants=Role.OPERATOR),

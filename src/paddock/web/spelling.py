@@ -11,7 +11,7 @@ SIGNS = {
     "success": "✓",
     "failure": "✗",
     "error": "!",
-    "timed_out": "⧖",
+    "timed_out": "◷",
     "cancelled": "⊘",
     "superseded": "↷",
     "lease_lost": "!",
@@ -38,7 +38,7 @@ SIGNS = {
     # leases
     "granted": "●",
     "released": "○",
-    "expired": "⧖",
+    "expired": "◷",
     "revoked": "⊘",
     "impossible": "✗",
     # hosts
@@ -130,7 +130,8 @@ def brief(duration: timedelta | None) -> str:
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     if seconds < 3600:
-        return spell(timedelta(seconds=round(seconds)))
+        # Cut, not rounded: the report and the command line spell the same figure so.
+        return spell(timedelta(seconds=max(10.0, seconds)))
     if seconds < 172_800:
         return f"{int(seconds // 3600)}h {int(seconds // 60 % 60):02}m"
     return f"{int(seconds // 86400)}d {int(seconds // 3600 % 24)}h"

@@ -105,6 +105,18 @@ def span_of(run: Run, phase: Phase) -> Span | None:
     return next((span for span in run.spans if str(span.phase) == phase.value), None)
 
 
+def took(run: Run, *, now: datetime) -> timedelta | None:
+    """What the report and the command line say that a run took: from its start to its end, or to now; no waiting."""
+    if run.started is None:
+        return timedelta() if run.ended else None
+    return (run.ended or now) - run.started
+
+
+def waited(run: Run, *, now: datetime) -> timedelta:
+    """From being asked for to its first phase, or until now."""
+    return (run.spans[0].began if run.spans else run.ended or now) - run.created
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """How long a run did what."""
@@ -122,9 +134,8 @@ def cost_of(run: Run, *, now: datetime) -> Cost:
     parts = {"prepare": timedelta(), "run": timedelta(), "after": timedelta(), "collect": timedelta()}
     for span in run.spans:
         parts[_PART.get(str(span.phase), "run")] += (span.ended or until) - span.began
-    first = run.spans[0].began if run.spans else until
     return Cost(
-        wait=first - run.created,
+        wait=waited(run, now=now),
         prepare=parts["prepare"],
         run=parts["run"] + parts["after"],
         collect=parts["collect"],
