@@ -163,7 +163,7 @@ async def test_cancelling_ends_the_trees_and_after_still_happens(scene: Scene) -
     await begin(scene, greet=HANG)
     await scene.people.cancel("2", identity=ROOT, reason="enough")
     run = await end(scene)
-    assert (run.verdict, run.reason) == (Verdict.CANCELLED, "enough")
+    assert (run.verdict, run.reason) == (Verdict.CANCELLED, "cancelled by root: enough")
     assert scene.machine("one").scripts() == ["greet", "save"]
     assert len(scene.machine("one").cancelled) == 1
 
