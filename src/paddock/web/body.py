@@ -1,4 +1,4 @@
-"""Bodies of the API: one strict parser for every route, keys known by name, at most a mebibyte."""
+"""Bodies of the API: one strict parser for every route, keys known by name."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI derives, and what the door adds: tokens, no unknown keys."""
+"""The OpenAPI document: what FastAPI derives, and what the door adds."""
 
 from collections.abc import Mapping
 from typing import Any
