@@ -162,16 +162,39 @@ def marked(name: str, value: str) -> list[Identity]:
     A process that was forked and has not called exec yet shows its parent's environment.
     """
     wanted = f"{name}={value}".encode()
-    found = []
-    for identity in _everybody():
-        try:
-            with open(f"/proc/{identity.pid}/environ", "rb") as file:
-                environment = file.read()
-        except OSError:
-            continue
-        if wanted in environment.split(b"\0") and is_alive(identity):
-            found.append(identity)
+    found: list[Identity] = []
+    asked: Iterable[Identity] = _everybody()
+    for _ in range(_READS):
+        unclear: list[Identity] = []
+        for identity in asked:
+            environment = _environment(identity.pid)
+            if environment is None:
+                unclear.append(identity)
+            elif wanted in environment and is_alive(identity):
+                found.append(identity)
+        if not unclear:
+            break
+        time.sleep(_EXEC)
+        asked = unclear
     return found
+
+
+_READS = 4
+_EXEC = 0.002
+"""Seconds that an exec takes at most, usually."""
+
+
+def _environment(pid: int) -> list[bytes] | None:
+    """What the process was started with; None while it is in the middle of an exec, when it shows nothing."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+        # The kernel's own and those that have ended show nothing either, but have no program.
+        if not environment and os.readlink(f"/proc/{pid}/exe"):
+            return None
+    except OSError:
+        return []
+    return environment.split(b"\0")
 
 
 def inside(directory: Path) -> list[Identity]:
