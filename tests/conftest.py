@@ -1,11 +1,17 @@
 """What holds for every test: pure rooms are watched, slow tests without the mark are named."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.architecture.witness import Witness
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and everything that they start would inherit
+# that: what the tests say of Ctrl-C is about programs that hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).resolve().parent
 PURE = (HERE / "core", HERE / "wire")
