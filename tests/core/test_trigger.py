@@ -245,9 +245,9 @@ def test_a_recheck_beside_a_live_round_of_its_patch_set_is_ignored():
     assert (plan.outcome, plan.jobs, plan.supersedes) == ("round 4 is running", (), ())
 
 
-def test_a_recheck_while_the_report_is_sent_is_ignored_and_says_so():
+def test_a_recheck_while_the_report_is_sent_starts_another_round():
     plan = decide(commented("recheck"), CONFIGURATION, [round_of(3, state=State.REPORTING)])
-    assert plan.outcome == "round 4 is reporting"
+    assert (len(plan.jobs), plan.supersedes) == (2, ())
 
 
 def test_a_recheck_after_the_round_starts_another():

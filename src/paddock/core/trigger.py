@@ -134,13 +134,14 @@ def _ignored_as_a_whole(event: Event, configuration: Configuration) -> Why | Non
 
 
 def _ignored_for_round(change: Change, live: Sequence[Round]) -> Why | None:
-    """A round of this patch set is there already, or one of a newer."""
+    """A round of this patch set runs already, or there is one of a newer. One that only reports is over: who asks now,
+    asks for another."""
     newest = max(live, key=lambda one: one.patchset, default=None)
     if newest is None or newest.patchset < change.patchset:
         return None
     if newest.patchset == change.patchset:
-        state = "reporting" if not _may_be_superseded(newest) else "running"
-        return _every(f"round {newest.id} is {state}")
+        running = [one for one in live if one.patchset == change.patchset and _may_be_superseded(one)]
+        return _every(f"round {running[-1].id} is running") if running else None
     return _every(f"patch set {change.patchset} is older than {newest.patchset} of round {newest.id}")
 
 
