@@ -19,7 +19,7 @@ from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream, f
 from paddock.agent.ledger import Ledger, Unwritable
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Settings
-from paddock.agent.skills.skill import OUTPUT_STREAM, Call, Deed, Place, Program, Read, Work, code_of, failure
+from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, code_of, failure
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults, trees
@@ -27,7 +27,7 @@ from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, r
 from paddock.hands.order import HELD_IN
 from paddock.wire import methods
 from paddock.wire.framing import JSON
-from paddock.wire.hello import Status, TaskReport, TaskState
+from paddock.wire.hello import LOG_STREAM, Status, TaskReport, TaskState
 from paddock.wire.messages import Code, Command, Failure, Success, digest
 from paddock.wire.methods import Effect, Toward, UnknownMethod
 
@@ -438,14 +438,14 @@ class Worker:
         if group is not None:
             trees.Cgroup(path=group).remove()
         output = directory / "output"
-        streams = {OUTPUT_STREAM: Stream(path=str(output), length=output.stat().st_size)} if output.exists() else {}
+        streams = {LOG_STREAM: Stream(path=str(output), length=output.stat().st_size)} if output.exists() else {}
         msg = f"{why.message}; {len(left)} of its processes were still there and were ended" if left else why.message
         return Outcome(code=Code.INTERRUPTED, msg=msg, streams=streams)
 
     async def _follow(self, running: _Running, held: Held) -> Exit:
         """Stay with a task that may run until it has ended."""
         running.held = held
-        self.spool.grow(running.call.task, OUTPUT_STREAM, running.call.directory / "output")
+        self.spool.grow(running.call.task, LOG_STREAM, running.call.directory / "output")
         self._tell(Status(task_id=running.call.task, state=TaskState.RUNNING))
         feeding = self._group.create_task(self._feed(held))
         try:

@@ -1,7 +1,7 @@
 """One attempt of a job for a round, from queued to done, with a verdict."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -113,3 +113,20 @@ class Run:
     @property
     def is_done(self) -> bool:
         return self.state is State.DONE
+
+
+def close(spans: Sequence[Span], *, now: datetime) -> tuple[Span, ...]:
+    """The spans with none left open: the phase that lasted until now is over."""
+    return tuple(span if span.ended else replace(span, ended=now) for span in spans)
+
+
+def finish(run: Run, verdict: Verdict, *, reason: str, now: datetime) -> Run:
+    """The run is done, with its verdict and why."""
+    return replace(
+        run,
+        state=LIFECYCLE.step(run.state, Signal.FINISH),
+        verdict=verdict,
+        reason=reason,
+        spans=close(run.spans, now=now),
+        ended=now,
+    )

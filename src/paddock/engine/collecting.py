@@ -6,7 +6,7 @@ Effects: idempotent (reads the archive, then one transaction ends the run and gi
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from paddock.core import command as commands
@@ -21,6 +21,7 @@ from paddock.core.phases import Finish
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.run import Run, Verdict
 from paddock.engine import leasing
+from paddock.engine.attending import fail
 from paddock.engine.junit import LARGEST, MOST_CASES, read
 from paddock.engine.means import Means, move, need
 from paddock.hands import faults
@@ -176,26 +177,12 @@ def _verdict(run: Run, act: Finish, found: Results, unread: Sequence[str]) -> tu
 
 def end(tables: Tables, run: Run, verdict: Verdict, reason: str, found: Results, *, now: datetime) -> None:
     """One transaction: the run is done, what it held is dirty, and no answer to its open commands is taken any more."""
-    done = replace(
-        run,
-        state=runs.LIFECYCLE.step(run.state, runs.Signal.FINISH),
-        verdict=verdict,
-        reason=reason,
-        spans=tuple(span if span.ended else replace(span, ended=now) for span in run.spans),
-        ended=now,
-    )
+    done = runs.finish(run, verdict, reason=reason, now=now)
     move(tables, "runs", run, done, runs.Signal.FINISH, now=now)
     if found.cases or found.problems:
         tables.results.add(found)
     for command in tables.commands.where(run=run.id, state=sorted(commands.OPEN)):
-        over = replace(
-            command,
-            state=commands.LIFECYCLE.step(command.state, commands.Signal.FAIL),
-            code="stale",
-            message="its run is done",
-            ended=now,
-        )
-        tables.commands.swap(command, over)
+        fail(tables, command, "stale", "its run is done", now=now)
     lease = need(tables.leases, run.lease, "lease")
     if lease.state is leases.State.GRANTED:
         leasing.end(tables, lease, leases.Signal.RELEASE, now=now, by=f"run {run.id}")

@@ -115,14 +115,7 @@ def queue_run(tables: Tables, means: Means, run: Run, *, now: datetime) -> None:
 
 def finish_early(tables: Tables, run: Run, verdict: Verdict, *, now: datetime, reason: str = "") -> None:
     """A run that ends without having held an environment."""
-    done = replace(
-        run,
-        state=runs.LIFECYCLE.step(run.state, runs.Signal.FINISH),
-        verdict=verdict,
-        reason=reason or run.reason,
-        spans=tuple(span if span.ended else replace(span, ended=now) for span in run.spans),
-        ended=now,
-    )
+    done = runs.finish(run, verdict, reason=reason or run.reason, now=now)
     move(tables, "runs", run, done, runs.Signal.FINISH, now=now)
 
 
@@ -249,12 +242,9 @@ def end(tables: Tables, lease: Lease, signal: leases.Signal, *, now: datetime, b
     return over
 
 
-_LENT = frozenset({environments.State.LEASED})
-
-
 def _give_back(tables: Tables, environment: Environment, *, now: datetime, by: str) -> None:
     """From leased to dirty; one that needs no cleaning goes on to ready in the same transaction. A held one stays."""
-    if environment.state not in _LENT:
+    if environment.state is not environments.State.LEASED:
         return
     if environment.hold_ttl is not None:
         held = environments.hold(environment, by=environment.held_by, ttl=environment.hold_ttl, now=now)

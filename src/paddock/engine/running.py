@@ -243,14 +243,10 @@ def enter(tables: Tables, run: Run, act: Enter, *, now: datetime) -> Run:
         phase_since=now,
         verdict=run.verdict or act.verdict,
         reason=run.reason or act.reason,
-        spans=(*_closed(run.spans, now), Span(phase=act.phase.value, began=now)),
+        spans=(*runs.close(run.spans, now=now), Span(phase=act.phase.value, began=now)),
     )
     if state is run.state:
         return tables.runs.swap(run, entered)
     signal = _SIGNAL[state]
     moved = replace(entered, state=runs.LIFECYCLE.step(run.state, signal))
     return move(tables, "runs", run, moved, signal, now=now)
-
-
-def _closed(spans: Sequence[Span], now: datetime) -> tuple[Span, ...]:
-    return tuple(span if span.ended else replace(span, ended=now) for span in spans)

@@ -16,10 +16,8 @@ from paddock.hands.exit import Exit
 from paddock.hands.order import Order
 from paddock.wire.fields import BadParams
 from paddock.wire.framing import JSON
+from paddock.wire.hello import LOG_STREAM
 from paddock.wire.messages import Code
-
-OUTPUT_STREAM = "out"
-"""The stream of what a program prints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +139,7 @@ def failure(exc: Exception) -> Outcome:
 
 def output_of(call: Call, ended: Exit) -> dict[str, Stream]:
     """What a program printed, as the task's one stream."""
-    return {OUTPUT_STREAM: Stream(path=str(call.directory / "output"), length=ended.output)}
+    return {LOG_STREAM: Stream(path=str(call.directory / "output"), length=ended.output)}
 
 
 async def in_thread(act: Callable[[], Outcome]) -> Outcome:
