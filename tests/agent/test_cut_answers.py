@@ -9,11 +9,13 @@ import pytest
 from paddock.agent.entry import Moment, Outcome
 from paddock.agent.ledger import Ledger
 from paddock.agent.settings import Settings, prepare
+from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Call, Place, Work
 from paddock.agent.worker import Worker
 from paddock.hands.launcher import Launcher
 from paddock.wire.hello import Status, TaskState
 from paddock.wire.messages import Command, Success
+from paddock.wire.methods import METHODS
 
 
 @pytest.mark.parametrize("turns", range(1, 6))
@@ -35,7 +37,7 @@ async def test_a_command_whose_answer_is_cut_off_is_carried_out_once(tmp_path: P
             ledger=ledger,
             launcher=Launcher(),
             place=Place(work=chosen.work, temporary=chosen.temporary, tasks=chosen.tasks),
-            deeds={"script.run": Work(act=victim)},
+            skills=Skills(deeds={"script.run": Work(act=victim)}, rows=METHODS),
             group=group,
             tell=told.put_nowait,
             moment=lambda: Moment(at=datetime.now(UTC), uptime=timedelta(seconds=1), boot_id="boot"),

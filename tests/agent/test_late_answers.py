@@ -12,10 +12,12 @@ from paddock.agent.admission import Answer
 from paddock.agent.entry import Moment, Outcome
 from paddock.agent.ledger import Admitted, Ledger
 from paddock.agent.settings import Settings, prepare
+from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Call, Place, Work
 from paddock.agent.worker import Worker
 from paddock.hands.launcher import Launcher
 from paddock.wire.messages import Command, Success
+from paddock.wire.methods import METHODS
 
 PUT = {"path": "x", "data": ""}
 
@@ -48,7 +50,7 @@ async def test_a_recorded_answer_is_as_new_as_the_end_of_its_command(
             ledger=ledger,
             launcher=Launcher(),
             place=Place(work=chosen.work, temporary=chosen.temporary, tasks=chosen.tasks),
-            deeds={"file.put": Work(act=act)},
+            skills=Skills(deeds={"file.put": Work(act=act)}, rows=METHODS),
             group=group,
             tell=lambda status: None,
             moment=lambda: Moment(at=datetime.now(UTC), uptime=timedelta(seconds=1), boot_id="boot"),

@@ -17,12 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from paddock.agent.entry import Moment, Outcome
 from paddock.agent.ledger import Ledger
 from paddock.agent.settings import Settings, prepare
+from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Call, Place, Work
 from paddock.agent.worker import Worker
 from paddock.hands import faults
 from paddock.hands.launcher import Launcher
 from paddock.wire.hello import Status
 from paddock.wire.messages import Code, Command, Failure, Success
+from paddock.wire.methods import METHODS
 
 POINTS = (
     "agent.accepting",
@@ -73,7 +75,7 @@ class Once(RuleBasedStateMachine):
                 ledger=ledger,
                 launcher=Launcher(),
                 place=place,
-                deeds={"script.run": Work(act=self._victim)},
+                skills=Skills(deeds={"script.run": Work(act=self._victim)}, rows=METHODS),
                 group=group,
                 tell=self._hear,
                 moment=lambda: Moment(at=self.now, uptime=timedelta(seconds=1), boot_id="boot"),

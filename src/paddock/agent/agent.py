@@ -11,26 +11,25 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from paddock.agent import dialing, identity, settings
+from paddock.agent import dialing, identity, settings, skills
+from paddock.agent.channel import Carrying
 from paddock.agent.conversation import Conversation
 from paddock.agent.dialing import Hopeless, Server, Unwelcome
+from paddock.agent.duty import keep
 from paddock.agent.entry import Moment
 from paddock.agent.floor import Floor
 from paddock.agent.identity import Identity
 from paddock.agent.ledger import Ledger, Unwritable
 from paddock.agent.logs import Logs
 from paddock.agent.settings import Settings, WrongUse
-from paddock.agent.skills import MODULES, assemble
-from paddock.agent.skills.skill import Deed, Place
+from paddock.agent.skills.skill import Place
 from paddock.agent.skills.system import SOFTWARE, facts
 from paddock.agent.worker import Worker
-from paddock.core.errors import Broken, PaddockError
+from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import faults, links
 from paddock.hands.keeper import boot_id
 from paddock.hands.launcher import Launcher
@@ -59,6 +58,7 @@ class Agent:
         self._accepted: Identity | None = None  # with the token that the server took last
         self._tries_old_token = False
         self._hopeless: Hopeless | None = None
+        self._kept: list[asyncio.Task[None]] = []
         self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()))
         self.ready = asyncio.Event()
 
@@ -101,23 +101,23 @@ class Agent:
             raise self._hopeless
 
     def _check_skills(self) -> None:
-        known = sorted(MODULES) if self._settings.line is not None else sorted([*MODULES, "local"])
-        for name in self._settings.skills:
-            if name not in known:
-                raise WrongUse(f"--skills {name or repr(name)}: no such skill", hint=f"there are {', '.join(known)}")
+        try:
+            skills.known(self._settings.skills)
+        except Refused as exc:
+            raise WrongUse(f"--skills {exc.message}", hint=exc.hint) from exc
 
     async def _live(self, ledger: Ledger, launcher: Launcher, server: Server | None) -> None:
         if ledger.set_aside is not None:
             _log.error("the ledger was corrupt, a new one begins", extra={"kept_as": str(ledger.set_aside)})
         async with asyncio.TaskGroup() as group:
-            place = self._place()
-            async with self._skills(place, ledger, server) as deeds:
+            place = self._place(ledger, server, group)
+            async with skills.opened(place, self._settings.skills) as known:
                 worker = Worker(
                     settings=self._settings,
                     ledger=ledger,
                     launcher=launcher,
-                    place=replace(place, running=lambda: worker.count),
-                    deeds=deeds,
+                    place=place,
+                    skills=known,
                     group=group,
                     tell=self._tell,
                     moment=self._moment,
@@ -132,15 +132,21 @@ class Agent:
                 await worker.stop(limit=_STOP_LIMIT)
                 speaking.cancel()
                 pruning.cancel()
+                for duty in self._kept:
+                    duty.cancel()
                 worker.leave()
 
-    def _place(self) -> Place:
+    def _place(self, ledger: Ledger, server: Server | None, group: asyncio.TaskGroup) -> Place:
         chosen = self._settings
         is_machine = bool(chosen.machine)
         return Place(
             work=chosen.work,
             temporary=chosen.temporary,
             tasks=chosen.tasks,
+            state=chosen.state,
+            keep=lambda name, duty: self._kept.append(group.create_task(keep(name, duty))),
+            running=lambda: self._worker.count if self._worker else 0,
+            carrying=self._carrying(ledger, server),
             environment=chosen.environment,
             machine=chosen.machine,
             address=chosen.address,
@@ -148,24 +154,16 @@ class Agent:
             cgroup=chosen.cgroup,
         )
 
-    @asynccontextmanager
-    async def _skills(self, place: Place, ledger: Ledger, server: Server | None) -> AsyncIterator[dict[str, Deed]]:
-        plain = [name for name in self._settings.skills if name != "local"]
-        deeds = assemble(place, plain)
-        if "local" not in self._settings.skills or server is None:
-            yield deeds
-            return
-        from paddock.agent.skills.local import machines
-
-        async with machines.Machines(
-            state=self._settings.state,
+    def _carrying(self, ledger: Ledger, server: Server | None) -> Carrying | None:
+        if server is None:
+            return None
+        return Carrying(
             server=server,
             identity=lambda: self._accepted or identity.load(self._settings.state),
             ledger=ledger,
             hidden=self._settings.hidden,
             walled=self._settings.bubblewrap,
-        ) as local:
-            yield {**deeds, **local.methods()}
+        )
 
     # Speaking
 

@@ -19,6 +19,7 @@ from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream, f
 from paddock.agent.ledger import Ledger, Unwritable
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Settings
+from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, code_of, failure
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
@@ -67,7 +68,7 @@ class Worker:
         ledger: Ledger,
         launcher: Launcher,
         place: Place,
-        deeds: Mapping[str, Deed],
+        skills: Skills,
         group: asyncio.TaskGroup,
         tell: Callable[[Status], None],
         moment: Callable[[], Moment],
@@ -76,7 +77,8 @@ class Worker:
         self._ledger = ledger
         self._launcher = launcher
         self._place = place
-        self._deeds = deeds
+        self._deeds = skills.deeds
+        self._rows = skills.rows
         self._group = group
         self._tell = tell
         self._moment = moment
@@ -192,7 +194,7 @@ class Worker:
     async def _decide(self, command: Command) -> Success | Failure:
         if command.method != CANCEL and command.method not in self._deeds:
             raise UnknownMethod(command.method)
-        params = methods.check(command.method, command.params, toward=Toward.AGENT)
+        params = methods.check(command.method, command.params, toward=Toward.AGENT, among=self._rows)
         environment, fence = params.get("environment"), params.get("fence")
         task = params.get("task_id")
         asked = Asked(
@@ -283,7 +285,7 @@ class Worker:
         return floor.read() if floor is not None and asked.environment == self._place.environment else 0
 
     def _is_task(self, method: str) -> bool:
-        return methods.find(method).task
+        return methods.find(method, among=self._rows).task
 
     async def _answer(self, entry: Entry, running: _Running) -> Success | Failure:
         if self._is_task(entry.method):
@@ -339,6 +341,10 @@ class Worker:
             fence=entry.fence,
             directory=self._settings.tasks / name_for(entry.task),
             limit=left,
+            progress=lambda percent, eta: self._tell(
+                Status(task_id=entry.task, state=TaskState.RUNNING, percent=percent, eta=eta)
+            ),
+            grew=self.spool.wake,
         )
 
     async def _execute(self, running: _Running, *, is_new: bool) -> None:
@@ -382,10 +388,11 @@ class Worker:
             return await self._run(running)
         if isinstance(running.deed, Program):
             return await self._take_up(running, running.deed)
-        if methods.find(entry.method).effect is Effect.READ:
+        if methods.find(entry.method, among=self._rows).effect is Effect.READ:
             running.entry = await self._ledger.put_back(entry)
             return await self._run(running)
-        return Outcome(code=Code.INTERRUPTED, msg=f"{entry.task}: the agent ended while it was at it")
+        msg = f"{entry.task}: the agent ended while it was at it"
+        return Outcome(code=Code.INTERRUPTED, msg=msg, streams=_left(running.call.directory))
 
     async def _run_program(self, running: _Running, program: Program) -> Outcome:
         order = program.prepare(running.call)
@@ -437,10 +444,8 @@ class Worker:
         left = await trees.end(find, grace=self._settings.grace)
         if group is not None:
             trees.Cgroup(path=group).remove()
-        output = directory / "output"
-        streams = {LOG_STREAM: Stream(path=str(output), length=output.stat().st_size)} if output.exists() else {}
         msg = f"{why.message}; {len(left)} of its processes were still there and were ended" if left else why.message
-        return Outcome(code=Code.INTERRUPTED, msg=msg, streams=streams)
+        return Outcome(code=Code.INTERRUPTED, msg=msg, streams=_left(directory))
 
     async def _follow(self, running: _Running, held: Held) -> Exit:
         """Stay with a task that may run until it has ended."""
@@ -466,6 +471,8 @@ class Worker:
         faults.at("agent.working")
         running.entry = await self._ledger.start(running.entry, keeper=None)
         async with self._allowed(running):
+            if work.streams:
+                self.spool.grow(running.call.task, LOG_STREAM, running.call.directory / "output")
             running.inner = asyncio.ensure_future(work.act(running.call))
             try:
                 limit = running.call.limit
@@ -476,9 +483,11 @@ class Worker:
             if not done:
                 running.inner.cancel()
                 await asyncio.wait({running.inner})
-                return Outcome(code=Code.TIMED_OUT, msg=f"{running.call.task}: its limit ended it")
+                msg = f"{running.call.task}: its limit ended it"
+                return Outcome(code=Code.TIMED_OUT, msg=msg, streams=_left(running.call.directory))
             if running.inner.cancelled():
-                raise _Ending
+                ending = running.ending or Outcome(code=Code.CANCELLED)
+                return replace(ending, streams=_left(running.call.directory))
             faults.at("agent.worked")
             return running.inner.result()
 
@@ -560,6 +569,12 @@ class Worker:
             directory = self._settings.tasks / name_for(entry.task)
             if directory.exists():
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+def _left(directory: Path) -> dict[str, Stream]:
+    """What a task that has ended for certain had printed."""
+    output = directory / "output"
+    return {LOG_STREAM: Stream(path=str(output), length=output.stat().st_size)} if output.exists() else {}
 
 
 def _concluded(running: _Running, program: Program, ended: Exit) -> Outcome:

@@ -1,4 +1,9 @@
-"""What a skill is: methods by name, each a read, a work, or a program under a keeper."""
+"""What a skill is: methods by name, each a read, a work, or a program under a keeper.
+
+A skill is a module. It has `methods(place)`, which gives its deeds by method, or, if it has a life of its own, the
+asynchronous context manager `opened(place)`, which gives them while it is open. One that is installed beside Paddock
+is named by an entry point of the group `paddock.skills`, and has its rows of the table of methods as `METHODS`.
+"""
 
 import asyncio
 import os
@@ -8,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
+from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome, Stream
 from paddock.agent.floor import Floor
 from paddock.agent.paths import name_for
@@ -19,6 +25,12 @@ from paddock.wire.framing import JSON
 from paddock.wire.hello import LOG_STREAM
 from paddock.wire.messages import Code
 
+Duty: TypeAlias = Callable[[], Awaitable[None]]
+
+
+def _drop(name: str, duty: Duty) -> None:
+    """Nobody keeps duties here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
@@ -27,6 +39,12 @@ class Place:
     work: Path
     temporary: Path
     tasks: Path
+    state: Path = Path("/nonexistent")
+    """The agent's own directory, 0700; a skill keeps what must outlive the agent in a directory of its name below."""
+    keep: Callable[[str, Duty], None] = _drop
+    """Do something for ever beside the commands: it is begun again, later and later, when it raises or returns."""
+    carrying: Carrying | None = None
+    """None on a machine: it carries none."""
     environment: str = ""
     machine: str = ""
     address: str = ""
@@ -48,6 +66,14 @@ class Place:
         return wanted
 
 
+def _silent(percent: float | None, eta: timedelta | None) -> None:
+    """Nobody listens."""
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Call:
     """One command as a skill sees it: validated params with defaults, and the task's own directory, made at need."""
@@ -60,6 +86,10 @@ class Call:
     directory: Path
     limit: timedelta | None = None
     """What is left of the command's limit."""
+    progress: Callable[[float | None, timedelta | None], None] = _silent
+    """Say how much is done, in percent, and how long the rest may take."""
+    grew: Callable[[], None] = _nothing
+    """Of a Work with `streams`: the file `output` in the task's directory has more bytes now."""
 
     def text(self, name: str, otherwise: str = "") -> str:
         """A text param that the table has checked."""
@@ -96,9 +126,13 @@ class Read:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Done inside the agent's process; a crash of it leaves `interrupted`. Cancelled by cancelling the coroutine."""
+    """Done inside the agent's process; a crash of it leaves `interrupted`. Cancelled by cancelling the coroutine.
+
+    With `streams`, the file `output` in the task's directory is sent while it grows; the outcome names its length.
+    """
 
     act: Callable[[Call], Awaitable[Outcome]]
+    streams: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

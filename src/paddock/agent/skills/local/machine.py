@@ -10,17 +10,14 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-from paddock.agent import dialing
 from paddock.agent import identity as identities
-from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.channel import Channel
 from paddock.agent.floor import Floor
-from paddock.agent.identity import Identity
 from paddock.agent.skills.local import census, emptying, record
 from paddock.agent.skills.local import walls as walling
 from paddock.agent.skills.local.census import Looks, Whose
@@ -31,14 +28,10 @@ from paddock.hands import faults, links, trees
 from paddock.hands.links import Link
 from paddock.hands.order import HELD_IN
 from paddock.hands.trees import Cgroup
-from paddock.wire import messages
-from paddock.wire.hello import Relay
-from paddock.wire.messages import Command, Failure, Success
 
 _log = logging.getLogger(__name__)
 
 _START_LIMIT = timedelta(seconds=20)
-_RELAY_LIMIT = timedelta(seconds=60)
 _FLOOR_LIMIT = timedelta(seconds=3)
 _GRACE = timedelta(milliseconds=500)
 _LOOK_EVERY = 0.01
@@ -55,8 +48,7 @@ class Machine:
     def __init__(self, directory: Path, known: Record, *, looks: Looks, walls: Walls | None) -> None:
         self.directory = directory
         self.record = known
-        self.related = asyncio.Event()
-        """Set while the server takes what the machine says."""
+        self.channel = Channel(environment=known.environment, machine=known.machine, reach=self._reach)
         self.work = directory / "work"
         self._state = directory / "agent"
         self._line = self._state / "line"
@@ -157,60 +149,10 @@ class Machine:
         """Remember the highest fence; for machine.list."""
         self.record = replace(self.record, fence=max(fence, self.record.fence))
 
-    # The channel
-
-    async def relay(self, server: Server, *, known: Identity, fence: int, link: Link) -> str:
-        """Vouch for the machine on a fresh link to the server, then copy both ways; gives the reason of the end."""
-        wanted = Relay(
-            agent=known.agent,
-            token=known.new_token or known.token,
-            environment=self.record.environment,
-            machine=self.record.machine,
-            fence=fence,
-        )
-        try:
-            async with asyncio.timeout(_RELAY_LIMIT.total_seconds()):
-                await link.send(messages.encode(Command(id="relay-1", method="relay", params=wanted.params())))
-                match messages.parse(await link.receive()):
-                    case Success():
-                        pass
-                    case Failure(msg=msg, details=details):
-                        after = details.get("retry_after")
-                        span = timedelta(seconds=after) if isinstance(after, int | float) else None
-                        raise Unwelcome(f"relay: {msg}", retry_after=span)
-                    case other:
-                        raise Broken(f"relay: answered by {type(other).__name__}")
-                await self.start()
-                guest = await links.connect(f"unix:{self._line}")
-        except TimeoutError:
-            await link.close("relay: no answer")
-            raise Broken("relay: no answer") from None
-        except BaseException:
-            await link.close("relay: not taken")
-            raise
-        self.related.set()
-        try:
-            await links.relay(link, guest)
-        finally:
-            self.related.clear()
-            # Cancelled, the relay has closed neither.
-            await guest.close("relay over")
-            await link.close("relay over")
-        return "relay over"
-
-    async def keep_relayed(
-        self, server: Server, *, who: Callable[[], Identity | None], fence_of: Callable[[str], int]
-    ) -> None:
-        """Relay for ever."""
-
-        async def speak(link: Link) -> str:
-            known = who()
-            if known is None:
-                await link.close("no identity yet")
-                raise Broken("relay: the host has no identity yet")
-            return await self.relay(server, known=known, fence=fence_of(self.record.environment), link=link)
-
-        await dialing.keep(server, speak, subject=f"{self.record.environment}/{self.record.machine}")
+    async def _reach(self) -> Link:
+        """A link to its agent, which is started if it is dead."""
+        await self.start()
+        return await links.connect(f"unix:{self._line}")
 
     # Its processes
 

@@ -15,10 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from paddock.agent.dialing import Server
+from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
-from paddock.agent.identity import Identity
-from paddock.agent.ledger import Ledger
 from paddock.agent.paths import name_for
 from paddock.agent.skills.local import census, record, walls
 from paddock.agent.skills.local.emptying import remove_tree
@@ -44,21 +42,16 @@ class Machines:
         self,
         *,
         state: Path,
-        server: Server,
-        identity: Callable[[], Identity | None],
-        ledger: Ledger,
-        hidden: tuple[Path, ...] = (),
-        walled: bool = True,
+        carrying: Carrying,
     ) -> None:
-        """`state` is the host agent's: machines do not see into it, nor into `hidden`, if `walled` and possible."""
+        """`state` is the host agent's: machines do not see into it."""
         self._state = state
         self._root = state / "machines"
-        self._hidden = (state, *hidden)
-        self._wants_walls = walled
+        self._hidden = (state, *carrying.hidden)
+        self._wants_walls = carrying.walled
         self._walls: Walls | None = None
-        self._server = server
-        self._identity = identity
-        self._ledger = ledger
+        self._carrying = carrying
+        self._ledger = carrying.ledger
         self._looks = census.Looks(census.look)
         self._machines: dict[tuple[str, str], Machine] = {}
         self._duties: dict[tuple[str, str], list[asyncio.Task[None]]] = {}
@@ -124,7 +117,7 @@ class Machines:
         self._hold(key, machine)
         try:
             async with asyncio.timeout(_RELATED_LIMIT.total_seconds()):
-                await machine.related.wait()
+                await machine.channel.related.wait()
         except TimeoutError:
             raise Broken(f"{call.text('machine')}: the server does not take its relay") from None
         address = machine.record.address
@@ -157,7 +150,7 @@ class Machines:
         machines: list[JSON] = []
         for machine in self._machines.values():
             agent, known = machine.agent, machine.record
-            state = "gone" if agent is None else "relayed" if machine.related.is_set() else "away"
+            state = "gone" if agent is None else "relayed" if machine.channel.related.is_set() else "away"
             machines.append(
                 {
                     "environment": known.environment,
@@ -213,9 +206,7 @@ class Machines:
         if key not in self._duties:
             self._duties[key] = [
                 self._group.create_task(machine.supervise()),
-                self._group.create_task(
-                    machine.keep_relayed(self._server, who=self._identity, fence_of=self._ledger.fence)
-                ),
+                self._group.create_task(machine.channel.keep(self._carrying)),
             ]
 
     def _release(self, key: tuple[str, str]) -> None:

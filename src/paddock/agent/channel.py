@@ -1,0 +1,103 @@
+"""A machine's channel to the server: its host vouches for it, then copies both ways.
+
+Effects: none.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from paddock.agent import dialing
+from paddock.agent.dialing import Server, Unwelcome
+from paddock.agent.identity import Identity
+from paddock.agent.ledger import Ledger
+from paddock.core.errors import Broken
+from paddock.hands import links
+from paddock.hands.links import Link
+from paddock.wire import messages
+from paddock.wire.hello import Relay
+from paddock.wire.messages import Command, Failure, Success
+
+_LIMIT = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carrying:
+    """What a skill needs that carries machines: the server to relay them to, as whom, and where fences are known.
+
+    Machines see neither the host agent's state nor what is `hidden`, with `walled` and where that is possible.
+    """
+
+    server: Server
+    identity: Callable[[], Identity | None]
+    ledger: Ledger
+    hidden: tuple[Path, ...] = ()
+    walled: bool = True
+
+
+class Channel:
+    """The channel of one machine; `reach` gives a fresh link to the agent in it, whenever one is needed."""
+
+    def __init__(self, *, environment: str, machine: str, reach: Callable[[], Awaitable[Link]]) -> None:
+        self._environment = environment
+        self._machine = machine
+        self._reach = reach
+        self.related = asyncio.Event()
+        """Set while the server takes what the machine says."""
+
+    async def keep(self, carrying: Carrying) -> None:
+        """Relay for ever."""
+
+        async def speak(link: Link) -> str:
+            known = carrying.identity()
+            if known is None:
+                await link.close("no identity yet")
+                raise Broken("relay: the host has no identity yet")
+            return await self.relay(link, known=known, fence=carrying.ledger.fence(self._environment))
+
+        await dialing.keep(carrying.server, speak, subject=f"{self._environment}/{self._machine}")
+
+    async def relay(self, link: Link, *, known: Identity, fence: int) -> str:
+        """Vouch for the machine on a fresh link to the server, then copy both ways; gives the reason of the end."""
+        wanted = Relay(
+            agent=known.agent,
+            token=known.new_token or known.token,
+            environment=self._environment,
+            machine=self._machine,
+            fence=fence,
+        )
+        try:
+            async with asyncio.timeout(_LIMIT.total_seconds()):
+                await _vouch(link, wanted)
+                guest = await self._reach()
+        except TimeoutError:
+            await link.close("relay: no answer")
+            raise Broken("relay: no answer") from None
+        except BaseException:
+            await link.close("relay: not taken")
+            raise
+        self.related.set()
+        try:
+            await links.relay(link, guest)
+        finally:
+            self.related.clear()
+            # Cancelled, the relay has closed neither.
+            await guest.close("relay over")
+            await link.close("relay over")
+        return "relay over"
+
+
+async def _vouch(link: Link, wanted: Relay) -> None:
+    """Unwelcome if the server does not take it."""
+    await link.send(messages.encode(Command(id="relay-1", method="relay", params=wanted.params())))
+    match messages.parse(await link.receive()):
+        case Success():
+            pass
+        case Failure(msg=msg, details=details):
+            after = details.get("retry_after")
+            span = timedelta(seconds=after) if isinstance(after, int | float) else None
+            raise Unwelcome(f"relay: {msg}", retry_after=span)
+        case other:
+            raise Broken(f"relay: answered by {type(other).__name__}")
