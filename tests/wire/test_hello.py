@@ -31,6 +31,7 @@ HELLO = Hello(
     boot_id="b",
     ledger="l",
     skills=("script", "file"),
+    methods=("script.run", "task.cancel"),
     facts=FACTS,
     fences={"two-machines-1": 7},
     epoch=3,

@@ -233,6 +233,7 @@ class Agent:
             boot_id=self._boot_id,
             ledger=ledger.id,
             skills=self._settings.skills,
+            methods=worker.methods(),
             facts=facts(place),
             fences=ledger.fences,
             epoch=ledger.epoch,

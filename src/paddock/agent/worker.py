@@ -111,6 +111,10 @@ class Worker:
         """How many commands are being carried out."""
         return len(self._running)
 
+    def methods(self) -> tuple[str, ...]:
+        """All that this agent carries out, for hello."""
+        return tuple(sorted({CANCEL, *self._deeds}))
+
     def tasks(self) -> tuple[TaskReport, ...]:
         """Every task that is not over, for hello."""
         running = [

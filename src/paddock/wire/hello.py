@@ -100,6 +100,7 @@ class Hello:
     """An agent's first words. A guest's, relayed by its host, has no agent and no token.
 
     `fences` are the highest seen per environment; `epoch` and `seq` the highest seen; `ledger` names the journal.
+    `methods` is all that it carries out: those of skills that the server has no table for are in it too.
     """
 
     agent: str | None = None
@@ -108,6 +109,7 @@ class Hello:
     boot_id: str
     ledger: str
     skills: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     facts: Facts
     fences: Mapping[str, int] = field(default_factory=dict)
     epoch: int = 0
@@ -123,6 +125,7 @@ class Hello:
             boot_id=self.boot_id,
             ledger=self.ledger,
             skills=list(self.skills),
+            methods=list(self.methods),
             facts=self.facts.params(),
             fences=dict(self.fences),
             epoch=self.epoch,
@@ -145,6 +148,7 @@ class Hello:
             boot_id=found.need("boot_id", fields.name),
             ledger=found.need("ledger", fields.name),
             skills=found.each("skills", fields.name),
+            methods=found.each("methods", fields.name),
             facts=found.need("facts", Facts.read),
             fences=found.table("fences", fields.integer),
             epoch=found.maybe("epoch", fields.integer, 0),
