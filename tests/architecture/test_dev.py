@@ -20,7 +20,8 @@ def machine(tmp_path: Path) -> Path:
     for tool in NEEDED:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool) or "/nowhere")
     (tmp_path / "requirements").mkdir()
-    for name in ("dev", "pyproject.toml", "requirements/dev.txt"):
+    (tmp_path / "extensions" / "docker").mkdir(parents=True)
+    for name in ("dev", "pyproject.toml", "requirements/dev.txt", "extensions/docker/pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
