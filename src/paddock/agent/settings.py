@@ -27,6 +27,8 @@ class Settings:
     `certificate`, or the `fingerprint` of one, is then the only one that is trusted. `proxy` None: as the environment
     says. `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
     `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
+    So many tasks have processes at once, the others wait for their turn; so many may be open at
+    most: hello names them all, in one message.
     Without `insecure` no token leaves this machine in clear.
     With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
@@ -52,6 +54,7 @@ class Settings:
     rotation: timedelta = timedelta(days=30)
     grace: timedelta = timedelta(seconds=5)
     tasks_at_once: int = 256
+    tasks_at_most: int = 4000
     log_level: str = "info"
 
     @property

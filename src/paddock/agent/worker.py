@@ -24,7 +24,7 @@ from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, c
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults, trees
-from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, read_exit, read_keeper
+from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, read_exit, read_group, read_keeper
 from paddock.hands.order import HELD_IN
 from paddock.wire import methods
 from paddock.wire.framing import JSON
@@ -35,6 +35,8 @@ from paddock.wire.methods import Effect, Toward, UnknownMethod
 _log = logging.getLogger(__name__)
 
 CANCEL = "task.cancel"
+_LIMITED = "{}: its limit ended it"
+_SLACK = 0.005  # seconds: whoever waits until a moment looks after it
 _RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
@@ -47,6 +49,8 @@ class _Running:
     deed: Deed
     held: Held | None = None
     inner: "asyncio.Task[Outcome] | None" = None
+    turn: "asyncio.Task[bool] | None" = None
+    """While it waits for its turn."""
     ending: Outcome | None = None
     """Why it is being ended, once somebody asked for that."""
     is_forgotten: bool = False
@@ -85,6 +89,7 @@ class Worker:
         self._running: dict[str, _Running] = {}
         self._finished: dict[str, Entry] = {}
         self._answered: set[str] = set()
+        self._turns = asyncio.Semaphore(settings.tasks_at_once)
         self.news = asyncio.Event()
         """There may be something to say to the server."""
         self.spool = Spool(delivered=self._settle, changed=self.news)
@@ -280,8 +285,9 @@ class Worker:
     def _busy(self) -> str:
         if self.is_stopping:
             return "agent: is stopping"
-        if len(self._running) >= self._settings.tasks_at_once:
-            return f"agent: carries out {len(self._running)} commands already"
+        open_ = len(self._running) + len(self._finished)
+        if open_ >= self._settings.tasks_at_most:
+            return f"agent: has {open_} commands to carry out or to report already"
         return ""
 
     def _floor(self, asked: Asked) -> int:
@@ -374,16 +380,50 @@ class Worker:
         """From accepted on."""
         entry = running.entry
         await self._end_lower(entry)
-        waited = self._moment().since(entry.accepted)
-        within = running.call.params.get("start_within")
-        if isinstance(within, int | float) and waited > timedelta(seconds=within):
-            return Outcome(code=Code.EXPIRED, msg=f"{entry.task}: not started within {within} s")
         match running.deed:
             case Program() as program:
-                return await self._run_program(running, program)
+                if not await self._has_turn(running):
+                    return self._too_late(entry) or Outcome(code=Code.TIMED_OUT, msg=_LIMITED.format(entry.task))
+                try:
+                    running.call = self._call(entry)  # less is left of its limit than when it was accepted
+                    return self._too_late(entry) or await self._run_program(running, program)
+                finally:
+                    self._turns.release()
             case Work() as work:
-                return await self._run_work(running, work)
+                return self._too_late(entry) or await self._run_work(running, work)
         raise AssertionError(f"{entry.method}: a read is not journaled")
+
+    def _too_late(self, entry: Entry) -> Outcome | None:
+        """It has waited for longer than it may wait for its start."""
+        within = (entry.params or {}).get("start_within")
+        if not isinstance(within, int | float) or self._moment().since(entry.accepted) <= timedelta(seconds=within):
+            return None
+        return Outcome(code=Code.EXPIRED, msg=f"{entry.task}: not started within {within} s")
+
+    async def _has_turn(self, running: _Running) -> bool:
+        """Wait for its turn to have processes. False if it waited for too long; raises _Ending if it is ended."""
+        params = running.call.params
+        waits = [value for name in ("limit", "start_within") if isinstance(value := params.get(name), int | float)]
+        waited = self._moment().since(running.entry.accepted).total_seconds()
+        running.turn = asyncio.ensure_future(self._turns.acquire())
+        try:
+            await asyncio.wait({running.turn}, timeout=max(min(waits) - waited, 0) + _SLACK if waits else None)
+            if not running.turn.done():
+                return not await self._gives_up(running.turn)
+            if running.turn.cancelled():
+                raise _Ending
+            return True
+        except asyncio.CancelledError:
+            running.turn.cancel()
+            raise
+        finally:
+            running.turn = None
+
+    async def _gives_up(self, turn: "asyncio.Task[bool]") -> bool:
+        """Stop waiting; False if the turn came in the same moment."""
+        turn.cancel()
+        await asyncio.wait({turn})
+        return turn.cancelled()
 
     async def _resume(self, running: _Running) -> Outcome:
         """At birth: an entry that is accepted or started."""
@@ -439,7 +479,7 @@ class Worker:
     async def _lose(self, running: _Running, why: Lost) -> Outcome:
         """Its keeper is dead and left no record: nobody knows how it ended, but it has ended when this returns."""
         task, directory = running.call.task, running.call.directory
-        group = self._place.group_of(task)
+        group = self._place.group_of(task) or read_group(directory)
 
         def find() -> list[trees.Identity]:
             found = trees.marked(HELD_IN, str(directory))
@@ -487,7 +527,7 @@ class Worker:
             if not done:
                 running.inner.cancel()
                 await asyncio.wait({running.inner})
-                msg = f"{running.call.task}: its limit ended it"
+                msg = _LIMITED.format(running.call.task)
                 return Outcome(code=Code.TIMED_OUT, msg=msg, streams=_left(running.call.directory))
             if running.inner.cancelled():
                 ending = running.ending or Outcome(code=Code.CANCELLED)
@@ -529,8 +569,8 @@ class Worker:
         running.ending = running.ending or outcome
         if running.held is not None:
             await running.held.cancel(grace)
-        elif running.inner is not None:
-            running.inner.cancel()
+        elif (waiting := running.inner or running.turn) is not None:
+            waiting.cancel()
 
     async def _finish(self, entry: Entry, outcome: Outcome) -> Entry:
         """Durable before it is told; a disk that is full now will not be for ever."""
