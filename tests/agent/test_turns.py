@@ -91,7 +91,7 @@ async def test_one_more_than_there_are_turns_waits_and_then_runs(tmp_path: Path)
         gate.touch()
         await it.until_ended("a", "b", "c")
     assert mark.read_text() == "ran\n"
-    assert {status.state for status in it.finals.values()} == {TaskState.COMPLETE}
+    assert {it.finals[id].state for id in ("a", "b", "c")} == {TaskState.COMPLETE}
 
 
 async def test_one_that_waits_can_be_cancelled_and_never_runs(tmp_path: Path) -> None:
