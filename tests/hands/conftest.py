@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paddock.hands import trees
-from paddock.hands.launcher import Launcher, Order
+from paddock.hands.launcher import Launcher, Order, read_group
 
 PATH = os.environ.get("PATH", "/usr/bin:/bin")
 SRC = Path(trees.__file__).parents[2]
@@ -45,7 +45,15 @@ async def launcher(tmp_path: Path) -> AsyncIterator[Launcher]:
     async with Launcher() as launcher:
         yield launcher
     left = await trees.end(lambda: trees.marked("PADDOCK_TEST", str(tmp_path)), grace=timedelta(0))
+    _remove_groups(tmp_path)
     assert left == [], "processes outlived their test"
+
+
+def _remove_groups(place: Path) -> None:
+    """Of keepers that a test has killed."""
+    for directory in place.iterdir():
+        if (group := read_group(directory)) is not None:
+            trees.Cgroup(path=group).remove()
 
 
 @pytest.fixture

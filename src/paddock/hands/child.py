@@ -3,12 +3,13 @@
 import errno
 import os
 import pwd
+import resource
 import signal
 from contextlib import suppress
 from typing import NoReturn
 
 from paddock.core.errors import Broken
-from paddock.hands.order import HELD_IN, Order
+from paddock.hands.order import HELD_IN, Limits, Order
 from paddock.hands.trees import Cgroup
 
 OPEN = b"o"  # the one byte that opens the gate; end of file there means that nobody will
@@ -54,12 +55,17 @@ def close_all_but(*kept: int) -> None:
 def _join_group(order: Order) -> None:
     """Before the gate: the kernel takes 4 to 16 ms for it, in which the agent writes its ledger."""
     if order.cgroup is not None:
-        with suppress(OSError):  # a group is a help, not a condition
+        try:
             Cgroup(path=order.cgroup).add(0)
+        except OSError as exc:
+            if order.limits.in_group:
+                raise Broken(f"{order.limits.in_group[0]}: cannot be limited, {order.cgroup}: {exc.strerror}") from exc
+            # Without limits a group is a help, not a condition.
 
 
 def _become(order: Order) -> None:
     os.umask(order.umask)
+    _limit(order.limits)
     if order.user is not None:
         _change_user(order.user)
     try:
@@ -75,6 +81,15 @@ def _become(order: Order) -> None:
         if exc.errno == errno.ENOENT and "/" in program and os.path.exists(program):
             raise Broken(f"{program}: its interpreter does not exist") from exc
         raise Broken(f"{program}: {exc.strerror}") from exc
+
+
+def _limit(limits: Limits) -> None:
+    for name, value in limits.each.items():
+        kind: int = getattr(resource, f"RLIMIT_{name.upper()}")
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (OSError, ValueError) as exc:
+            raise Broken(f"limits.{name}: {value}: {exc}") from exc
 
 
 def _change_user(user: str) -> None:

@@ -36,7 +36,7 @@ class Exit:
 
     `ran` is whether exec happened. `exit` is the main process' code, or `signal` what killed it. `output` is the length
     of the file `output` in bytes, `dropped` what the task wrote beyond it, `lingered` how many processes were left when
-    the main one ended.
+    the main one ended, `oom_kills` how many the task's memory limit killed.
     """
 
     ran: bool
@@ -49,6 +49,7 @@ class Exit:
     output: int
     dropped: int
     lingered: int
+    oom_kills: int = 0
 
 
 def moment(seconds: float) -> str:
@@ -124,6 +125,7 @@ def read_exit(directory: Path) -> Exit | None:
             output=fields["output"],
             dropped=fields["dropped"],
             lingered=fields["lingered"],
+            oom_kills=fields.get("oom_kills", 0),  # a keeper of an earlier version does not count them
         )
     except (ValueError, KeyError, TypeError) as exc:
         raise Broken(f"{path}: no exit record: {exc}") from exc

@@ -32,6 +32,7 @@ class _Line(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.heard: asyncio.Future[Identity | None] = asyncio.get_running_loop().create_future()
         self.why = ""  # what it said instead of `held`
+        self.is_refused = False
         self.opened = asyncio.Event()
         self.left = asyncio.Event()
         self.news = asyncio.Event()
@@ -58,8 +59,9 @@ class _Line(asyncio.Protocol):
                 self.left.set()
             case ["more"]:
                 self.news.set()
-            case ["broken", *_]:
-                self.why = line.removeprefix("broken ")
+            case ["broken" | "refused" as word, *_]:
+                self.is_refused = word == "refused"
+                self.why = line.removeprefix(f"{word} ")
             case _:
                 pass  # `done` says what the end of the connection says too
 
@@ -159,6 +161,14 @@ def read_keeper(directory: Path) -> Identity | None:
         return None
     except (ValueError, KeyError, TypeError) as exc:
         raise Broken(f"{path}: no keeper's record: {exc}") from exc
+
+
+def read_group(directory: Path) -> Path | None:
+    """The control group that a keeper has made for this directory's task; it may be gone."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        named = json.loads((directory / keeper.RECORD).read_bytes())["cgroup"]
+        return None if named is None else Path(named)
+    return None
 
 
 async def attach(directory: Path) -> Held | None:

@@ -5,7 +5,8 @@ word of whoever asked for it; the record `exit` is written when the whole tree i
 
 Words on `control`, one a line. To the keeper: `go` (from whoever asked for it only), `cancel <grace seconds>`. From it:
 `held <pid> <started>`, `open`, `more` (new output; at once, then at most one in 10 ms), `left` (the main process of a
-background task ended, the rest goes on), `done`, or `broken <why>` when it could not even be held.
+background task ended, the rest goes on), `done`, or, when it could not even be held, `broken <why>`, or `refused <why>`
+if a limit would not hold.
 """
 
 import errno
@@ -16,13 +17,14 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from paddock.core.errors import Broken
+from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import exit as exits
-from paddock.hands import faults, trees
+from paddock.hands import faults, groups, trees
 from paddock.hands.child import OPEN, close_all_but, wait_and_exec
 from paddock.hands.control import CONTROL, Control
 from paddock.hands.exit import Exit, Reason
@@ -40,6 +42,15 @@ _KILLING_AT_MOST = 30.0  # after the first KILL; what still lives then is stuck 
 def boot_id() -> str:
     """Names the present boot of this machine: a pid of another boot means nothing."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+_ground: groups.Ground | None = None
+
+
+def stand_on(ground: groups.Ground | None) -> None:
+    """Where tasks that are told no group get theirs; said once, before the first fork."""
+    global _ground
+    _ground = ground
 
 
 def _now() -> float:
@@ -75,6 +86,7 @@ class Keeper:
         directory = self._order.directory
         self._pump = Pump(directory, limit=self._order.output_limit)  # refuses a directory that has been used
         exits.reserve(directory)
+        self._make_group()
         self._watch_signals()
         self._fork_child()
         self._control.listen(directory)
@@ -104,10 +116,16 @@ class Keeper:
             signal.signal(number, signal.SIG_IGN)
         self._poll.register(self._wakeup, select.POLLIN)
 
+    def _make_group(self) -> None:
+        group = self._order.cgroup or (_ground.group_of(self._order.directory) if _ground is not None else None)
+        limits = self._order.limits
+        if group is not None:
+            groups.make(group, limits, why=_ground.why if _ground is not None else "")
+        elif limits.in_group:
+            raise Refused(f"{limits.in_group[0]}: cannot be limited, here is no control group of version 2 to write to")
+        self._order = replace(self._order, cgroup=group)
+
     def _fork_child(self) -> None:
-        if self._order.cgroup is not None:
-            with suppress(OSError):
-                self._order.cgroup.mkdir(parents=True, exist_ok=True)
         gate, self._gate = os.pipe2(os.O_CLOEXEC)
         self._report, report = os.pipe2(os.O_CLOEXEC)
         self._output, output = os.pipe2(os.O_CLOEXEC)
@@ -131,7 +149,13 @@ class Keeper:
         if own is None:
             raise AssertionError("a running process has a start time")
         self._own = own
-        record = {"task": self._order.task, "pid": own.pid, "started": own.started, "boot_id": boot_id()}
+        record = {
+            "task": self._order.task,
+            "pid": own.pid,
+            "started": own.started,
+            "boot_id": boot_id(),
+            "cgroup": None if self._order.cgroup is None else str(self._order.cgroup),
+        }
         draft = self._order.directory / f"{RECORD}.new"
         draft.write_text(json.dumps(record), "utf-8")
         os.link(draft, self._order.directory / RECORD)  # unlike rename, refuses to replace another keeper's
@@ -267,7 +291,9 @@ class Keeper:
         code = os.waitstatus_to_exitcode(self._status) if ran and self._status is not None else None
         with suppress(FileNotFoundError):
             os.unlink(directory / CONTROL)
+        oom_kills = 0
         if self._order.cgroup is not None:
+            oom_kills = groups.oom_kills(self._order.cgroup)
             trees.Cgroup(path=self._order.cgroup).remove()
         if self._reason is None:
             raise AssertionError("a tree that is gone has a reason")
@@ -284,6 +310,7 @@ class Keeper:
                 output=self._pump.written,
                 dropped=self._pump.dropped,
                 lingered=self._lingered,
+                oom_kills=oom_kills,
             ),
         )
 
@@ -379,7 +406,11 @@ def run(*, channel: int, order: int, stdin: int) -> NoReturn:
     except Exception as exc:
         with suppress(OSError):
             link.settimeout(1)
-            link.sendall(f"broken {_explain(exc)}\n".encode("utf-8", "backslashreplace"))
+            link.sendall(
+                f"{'refused' if isinstance(exc, Refused) else 'broken'} {_explain(exc)}\n".encode(
+                    "utf-8", "backslashreplace"
+                )
+            )
     finally:
         os._exit(0)
 
@@ -394,7 +425,7 @@ def _settle(channel: int, stdin: int) -> None:
 
 
 def _explain(exc: Exception) -> str:
-    if isinstance(exc, Broken):
+    if isinstance(exc, PaddockError):
         return exc.message
     if isinstance(exc, FileExistsError):
         return "its directory holds another keeper"

@@ -16,14 +16,15 @@ from types import TracebackType
 from typing import Self
 
 from paddock.core.errors import Broken, Refused
-from paddock.hands import keeper
+from paddock.hands import groups, keeper
 from paddock.hands.control import CONTROL
 from paddock.hands.exit import Exit, Reason, forget, read_exit
-from paddock.hands.held import Held, Lost, attach, read_keeper, take
+from paddock.hands.held import Held, Lost, attach, read_group, read_keeper, take
 from paddock.hands.order import Order
 from paddock.hands.pump import OUTPUT, TIMES
+from paddock.hands.warm import GROUPING
 
-__all__ = ["Exit", "Held", "Launcher", "Lost", "Order", "Reason", "attach", "read_exit", "read_keeper"]
+__all__ = ["Exit", "Held", "Launcher", "Lost", "Order", "Reason", "attach", "read_exit", "read_group", "read_keeper"]
 
 _AT_ONCE = 16  # forks under way; more only wait longer in the kernel's queue, with three descriptors each
 _ANSWERS_WITHIN = 30.0
@@ -33,9 +34,14 @@ _WARM = "import sys; sys.path.insert(0, sys.argv[1]); from paddock.hands import 
 
 
 class Launcher:
-    """Forks keepers. One for an agent; starts its warm process at need, and anew when it has died."""
+    """Forks keepers. One for an agent; starts its warm process at need, and anew when it has died.
 
-    def __init__(self) -> None:
+    `grouping`: each task gets a control group of its own, where one can be had, unless its order names another.
+    """
+
+    def __init__(self, *, grouping: bool = True) -> None:
+        self._prefix = groups.scope() if grouping else []
+        self._words = [GROUPING] if grouping else []
         self._warm: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._sending = asyncio.Lock()
@@ -52,8 +58,8 @@ class Launcher:
     async def fork(self, order: Order) -> Held:
         """A keeper with the task's child at its gate; nothing runs until `open_gate`. Safe to call concurrently.
 
-        Refused if the directory holds a task that ran or may have run; one that never ran makes room. Broken if no
-        keeper can be had (no space, no processes, no such directory).
+        Refused if a limit would not hold, or if the directory holds a task that ran or may have run; one that never ran
+        makes room. Broken if no keeper can be had (no space, no processes, no such directory).
         """
         if not order.argv:
             raise Refused(f"{order.task}: no command")
@@ -78,6 +84,9 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 warm.kill()
                 await asyncio.to_thread(warm.wait)
+            if warm.returncode:
+                # systemd gave no scope, perhaps: tasks are worth more than their groups.
+                self._prefix = []
 
     async def _make_room(self, order: Order) -> None:
         directory = order.directory
@@ -121,6 +130,8 @@ class Launcher:
             raise
         if identity is not None:
             return Held(directory=order.directory, identity=identity, line=line)
+        if line.is_refused:
+            raise Refused(f"{order.task}: {line.why}")
         if line.why:
             raise Broken(f"{order.task}: {line.why}")
         return None
@@ -159,7 +170,17 @@ class Launcher:
             try:
                 self._warm = subprocess.Popen(
                     # Isolated and without site: it needs the standard library and this package, and is forked often.
-                    [sys.executable, "-I", "-S", "-c", _WARM, str(_ROOT), str(theirs.fileno())],
+                    [
+                        *self._prefix,
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-c",
+                        _WARM,
+                        str(_ROOT),
+                        *self._words,
+                        str(theirs.fileno()),
+                    ],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,

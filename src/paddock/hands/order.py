@@ -2,12 +2,36 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 HELD_IN = "PADDOCK_HELD_IN"
 """Marks a task's processes with its directory, which no other task on the computer has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one task may use. None is no limit.
+
+    `memory` (bytes), `pids` (processes and threads) and `cpus` (1.5: one and a half) bound its whole tree, double forks
+    included, and need a control group: where they would not hold, nothing is started. `each` bounds every process alone
+    (setrlimit): names as `prlimit` has them, in lower case, to values.
+    """
+
+    memory: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
+    each: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def in_group(self) -> tuple[str, ...]:
+        """The limits that only a control group can enforce."""
+        named = {"memory": self.memory, "pids": self.pids, "cpus": self.cpus}
+        return tuple(name for name, value in named.items() if value is not None)
+
+
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +42,8 @@ class Order:
     `env` is the whole environment (PADDOCK_TASK and PADDOCK_HELD_IN, the directory, are added). `user` needs root.
     `output_limit` is in bytes. With `background`, the end of the main process does not end the rest of its tree: only
     cancel and limit do.
-    `cgroup` is a directory in the version 2 tree: made if absent, joined, removed at the end; ignored if that fails.
+    `cgroup` is a directory in the version 2 tree: made if absent, joined, removed at the end; ignored if that fails and
+    no limit needs it. None: one of its own, where the keeper can make one.
     """
 
     task: str
@@ -34,6 +59,7 @@ class Order:
     output_limit: int = 100 * 1024 * 1024
     background: bool = False
     cgroup: Path | None = None
+    limits: Limits = NO_LIMITS
 
     def encode(self) -> bytes:
         """All but the stdin, which travels as a file of its own."""
@@ -51,6 +77,7 @@ class Order:
                 "output_limit": self.output_limit,
                 "background": self.background,
                 "cgroup": None if self.cgroup is None else str(self.cgroup),
+                "limits": {**asdict(self.limits), "each": dict(self.limits.each)},
             }
         ).encode("ascii")
 
@@ -71,4 +98,5 @@ class Order:
             output_limit=fields["output_limit"],
             background=fields["background"],
             cgroup=None if fields["cgroup"] is None else Path(fields["cgroup"]),
+            limits=Limits(**fields["limits"]),
         )

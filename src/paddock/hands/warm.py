@@ -12,7 +12,10 @@ import sys
 from array import array
 from contextlib import suppress
 
-from paddock.hands import keeper, trees
+from paddock.hands import groups, keeper, trees
+
+GROUPING = "--grouping"
+"""Among the arguments: tasks get control groups, where they can be had."""
 
 _FILES = 3  # with each order: the channel to its maker, the order, the stdin
 
@@ -26,6 +29,8 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps: a keeper's end is read from its record
     gc.disable()
     gc.collect()
+    if GROUPING in sys.argv:
+        keeper.stand_on(groups.settle())
     gc.freeze()  # so that no fork copies pages only because a collection touched them
     while (files := _receive(orders)) is not None:
         _fork(files)

@@ -11,7 +11,7 @@ from paddock.agent.entry import Outcome
 from paddock.agent.skills.skill import Call, Deed, Place, Program, output_of
 from paddock.core.errors import Refused
 from paddock.hands.exit import Exit, Reason
-from paddock.hands.order import Order
+from paddock.hands.order import Limits, Order
 from paddock.wire.framing import JSON
 from paddock.wire.messages import Code
 
@@ -19,10 +19,16 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _DIRECTORIES = {"PADDOCK_WORKSPACE": ".", "PADDOCK_SOURCES": "sources", "PADDOCK_RESULTS": "results"}
 """The server does not know where a machine's directory lies: what it says of these is relative to it."""
 
+_IN_GROUP = ("memory", "pids", "cpus")
+
 
 def methods(place: Place) -> Mapping[str, Deed]:
     """script.run."""
-    return {"script.run": Program(prepare=lambda call: prepare(place, call), conclude=conclude, keep=("background",))}
+    return {
+        "script.run": Program(
+            prepare=lambda call: prepare(place, call), conclude=conclude, keep=("background", "memory")
+        )
+    }
 
 
 def prepare(place: Place, call: Call) -> Order:
@@ -44,6 +50,26 @@ def prepare(place: Place, call: Call) -> Order:
         output_limit=call.number("output_limit", 1 << 30),
         background=call.params.get("background") is True,
         cgroup=place.group_of(call.task),
+        limits=_limits(call),
+    )
+
+
+def _limits(call: Call) -> Limits:
+    """What it may use. Refused for more of a process's own limits than this user may give."""
+    each = {name: value for name, value in call.mapping("limits").items() if isinstance(value, int)}
+    if each and os.geteuid() != 0:
+        import resource
+
+        for name, value in each.items():
+            hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1]
+            if hard != resource.RLIM_INFINITY and value > hard:
+                raise Refused(f"limits.{name}: {value} is over this agent's own {hard}, and only root can raise that")
+    memory, pids, cpus = (call.params.get(name) for name in _IN_GROUP)
+    return Limits(
+        memory=memory if isinstance(memory, int) else None,
+        pids=pids if isinstance(pids, int) else None,
+        cpus=float(cpus) if isinstance(cpus, int | float) else None,
+        each=each,
     )
 
 
@@ -69,13 +95,15 @@ def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def conclude(call: Call, ended: Exit) -> Outcome:
-    """What the keeper's record means."""
+    """What the keeper's record means. A tree that its memory limit killed says so in its result."""
     streams = output_of(call, ended)
     result: dict[str, JSON] = {"dropped": ended.dropped}
     if ended.exit is not None:
         result["exit"] = ended.exit
     elif ended.signal is not None:
         result["signal"] = ended.signal
+    if call.params.get("memory") is not None or ended.oom_kills:
+        result["oom_kills"] = ended.oom_kills
     if not ended.ran or ended.reason is Reason.BROKEN:
         return Outcome(code=Code.FAILED, msg=ended.message or "it never ran", streams=streams)
     match ended.reason:

@@ -111,6 +111,11 @@ class Call:
         value = self.params.get(name)
         return tuple(str(element) for element in value) if isinstance(value, list | tuple) else ()
 
+    def mapping(self, name: str) -> Mapping[str, JSON]:
+        """A map that the table has checked, whatever it holds."""
+        value = self.params.get(name)
+        return value if isinstance(value, Mapping) else {}
+
     def table(self, name: str) -> dict[str, str]:
         """A map of texts that the table has checked."""
         value = self.params.get(name)

@@ -1,7 +1,7 @@
 """Methods of the skill `script`."""
 
 from paddock.core.access import Role
-from paddock.wire.methods.table import GIB, GRACE, KIB, Effect, Kind, Method, Param, Toward
+from paddock.wire.methods.table import GIB, GRACE, KIB, MIB, Effect, Kind, Method, Param, Toward
 
 METHODS = (
     Method(
@@ -56,6 +56,24 @@ METHODS = (
                 doc="of all streams; what is over it is dropped and counted in the result",
             ),
             Param(
+                name="memory",
+                kind=Kind.INTEGER,
+                unit="bytes",
+                least=MIB,
+                doc="of its whole tree, swap included; over it, all of it is killed and the result says oom_kills",
+            ),
+            Param(name="pids", kind=Kind.INTEGER, least=1, most=4_194_304, doc="processes and threads of its tree"),
+            Param(
+                name="cpus", kind=Kind.NUMBER, least=0.01, most=4096, doc="processor time its tree gets: 1.5 of them"
+            ),
+            Param(
+                name="limits",
+                kind=Kind.MAP,
+                of=Kind.INTEGER,
+                pattern="as|core|cpu|data|fsize|memlock|nofile|nproc|stack",
+                doc="of each process alone, as setrlimit has them, in bytes, seconds or pieces; nproc counts per user",
+            ),
+            Param(
                 name="background",
                 kind=Kind.BOOLEAN,
                 default=False,
@@ -63,6 +81,6 @@ METHODS = (
             ),
         ),
         one_of=("run", "argv"),
-        result="{exit} or {signal}, {dropped}: bytes over output_limit",
+        result="{exit} or {signal}, {dropped}: bytes over output_limit, {oom_kills} if memory was limited",
     ),
 )
