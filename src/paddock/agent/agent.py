@@ -89,7 +89,8 @@ class Agent:
             logger = logging.getLogger("paddock")
             logger.addHandler(self._logs)
             try:
-                async with Launcher() as launcher:
+                # A machine without isolation has a group already: its tasks' lie below it.
+                async with Launcher(grouping=not chosen.machine) as launcher:
                     await self._live(ledger, launcher, server)
             except* PaddockError as broken:
                 # The operator is told why, not where: the first duty that broke ended the others.
