@@ -5,13 +5,14 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from paddock.hands import trees
-from paddock.hands.launcher import Exit, Held, Launcher, Order, Reason, attach
+from paddock.hands.launcher import Exit, Full, Held, Launcher, Order, Reason, attach
 
 Ordering = Callable[..., Order]
 
@@ -302,3 +303,36 @@ async def test_the_keeper_is_small(launcher: Launcher, shell: Ordering) -> None:
     assert len(handles) < 20
     await held.cancel(timedelta(0))
     await held.ended()
+
+
+@pytest.mark.slow
+async def test_an_exit_that_finds_no_space_waits_for_it(
+    launcher: Launcher, shell: Ordering, small_disk: Path, fill: Callable[[Path], None]
+) -> None:
+    directory, ballast = small_disk / "task", small_disk / "ballast"
+    order = replace(shell("waits", f"while ! test -e {ballast}; do :; done; exit 3"), directory=directory)
+    held = await launcher.fork(order)
+    await held.open_gate()
+    (directory / "exit.new").unlink()  # the room that was set aside for it is gone
+    fill(small_disk / "filled")
+    (small_disk / "filled").rename(ballast)
+    await until(lambda: (directory / "exit.new").exists())
+    found = await attach(directory)  # a keeper that waits for its disk answers
+    assert found is not None
+    assert not (directory / "exit").exists()
+    ballast.unlink()
+    assert (await found.ended()).exit == 3
+    assert (await held.ended()).exit == 3
+    found.close()
+    held.close()
+
+
+async def test_a_disk_without_room_for_records_runs_nothing_and_says_that_it_may_be_tried_again(
+    launcher: Launcher, shell: Ordering, small_disk: Path, fill: Callable[[Path], None]
+) -> None:
+    order = replace(shell("full", "true"), directory=small_disk / "task")
+    fill(small_disk / "ballast")
+    with pytest.raises(Full, match="No space left"):
+        await launcher.fork(order)
+    (small_disk / "ballast").unlink()
+    assert (await run(launcher, order)).exit == 0

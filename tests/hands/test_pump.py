@@ -76,3 +76,18 @@ def test_a_full_disk_costs_bytes_that_are_counted_and_named(small_disk: Path, fi
     text = (small_disk / "output").read_text()
     assert text.endswith(f"[paddock: {pump.dropped} bytes dropped, no space left]\nafter\n")
     assert pump.written == len(text)
+
+
+def test_what_a_full_disk_has_cost_is_named_at_the_end_at_the_latest(
+    small_disk: Path, fill: Callable[[Path], None]
+) -> None:
+    ballast = small_disk / "ballast"
+    pump = Pump(small_disk, limit=10**9)
+    pump.take(b"before\n")
+    fill(ballast)
+    pump.take(b"x" * 50_000)
+    ballast.unlink()
+    pump.close()
+    text = (small_disk / "output").read_text()
+    assert text.endswith(f"[paddock: {pump.dropped} bytes dropped, no space left]\n")
+    assert pump.written == len(text)

@@ -3,6 +3,7 @@
 Effects: idempotent; the record appears whole or not at all, and is durable once it is there.
 """
 
+import errno
 import json
 import os
 import time
@@ -18,6 +19,8 @@ from paddock.hands import faults
 RECORD, _DRAFT = "exit", "exit.new"
 _ROOM = 4096  # bytes set aside before the task starts, so that a full disk cannot swallow its exit
 _LONGEST_MESSAGE = 2000
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""What a disk says that takes nothing now, and may later."""
 
 
 class Reason(StrEnum):

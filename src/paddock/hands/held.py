@@ -25,6 +25,10 @@ class Lost(Broken):
     """The keeper died and left no record. What it held may still run: look for it with `trees.marked`."""
 
 
+class Full(Broken):
+    """The disk has no room for a keeper's records: nothing ran, and it may be tried again."""
+
+
 class _Line(asyncio.Protocol):
     """One connection to a keeper: turns its words into things that can be waited for."""
 
@@ -32,7 +36,7 @@ class _Line(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.heard: asyncio.Future[Identity | None] = asyncio.get_running_loop().create_future()
         self.why = ""  # what it said instead of `held`
-        self.is_refused = False
+        self.kind = ""
         self.opened = asyncio.Event()
         self.left = asyncio.Event()
         self.news = asyncio.Event()
@@ -59,8 +63,8 @@ class _Line(asyncio.Protocol):
                 self.left.set()
             case ["more"]:
                 self.news.set()
-            case ["broken" | "refused" as word, *_]:
-                self.is_refused = word == "refused"
+            case ["broken" | "full" | "refused" as word, *_]:
+                self.kind = word
                 self.why = line.removeprefix(f"{word} ")
             case _:
                 pass  # `done` says what the end of the connection says too

@@ -5,11 +5,10 @@ word of whoever asked for it; the record `exit` is written when the whole tree i
 
 Words on `control`, one a line. To the keeper: `go` (from whoever asked for it only), `cancel <grace seconds>`. From it:
 `held <pid> <started>`, `open`, `more` (new output; at once, then at most one in 10 ms), `left` (the main process of a
-background task ended, the rest goes on), `done`, or, when it could not even be held, `broken <why>`, or `refused <why>`
-if a limit would not hold.
+background task ended, the rest goes on), `done`, or, when it could not even be held, `broken <why>`, `full <why>` if
+the disk had no room for its records, or `refused <why>` if a limit would not hold.
 """
 
-import errno
 import json
 import os
 import select
@@ -36,6 +35,7 @@ _CHUNK = 256 * 1024
 _MORE_EVERY = 0.01
 _LOOK_EVERY = 0.02  # while a tree is being killed
 _SLEEP_AT_MOST = 10.0  # poll's clock stands still while the machine sleeps, the limit's does not
+_AGAIN = 0.5  # until a record that a full disk did not take is written again
 _KILLING_AT_MOST = 30.0  # after the first KILL; what still lives then is stuck in the kernel or is not ours to kill
 
 
@@ -284,21 +284,17 @@ class Keeper:
         self._reap()
 
     def _write_exit(self) -> None:
-        directory = self._order.directory
         ran = self._is_open and not self._read_report()
         if self._is_open and not ran:
             self._reason, self._message = Reason.BROKEN, self._told.decode("utf-8", "replace")
         code = os.waitstatus_to_exitcode(self._status) if ran and self._status is not None else None
-        with suppress(FileNotFoundError):
-            os.unlink(directory / CONTROL)
         oom_kills = 0
         if self._order.cgroup is not None:
             oom_kills = groups.oom_kills(self._order.cgroup)
             trees.Cgroup(path=self._order.cgroup).remove()
         if self._reason is None:
             raise AssertionError("a tree that is gone has a reason")
-        exits.record(
-            directory,
+        self._record(
             Exit(
                 ran=ran,
                 reason=self._reason,
@@ -313,6 +309,27 @@ class Keeper:
                 oom_kills=oom_kills,
             ),
         )
+
+    def _record(self, ended: Exit) -> None:
+        """A disk that is full now will not be for ever: until then whoever asks finds a keeper that answers."""
+        for handle in (self._output, self._report):
+            with suppress(KeyError, ValueError):
+                self._poll.unregister(handle)
+        while True:
+            try:
+                exits.record(self._order.directory, ended)
+                break
+            except OSError as exc:
+                if exc.errno not in exits.FULL:
+                    raise
+            for handle, _ in self._poll.poll(_AGAIN * 1000):
+                if handle == self._wakeup:
+                    with suppress(BlockingIOError):
+                        os.read(self._wakeup, 4096)
+                else:
+                    self._hear(handle)
+        with suppress(FileNotFoundError):
+            os.unlink(self._order.directory / CONTROL)
 
     # Output
 
@@ -406,11 +423,7 @@ def run(*, channel: int, order: int, stdin: int) -> NoReturn:
     except Exception as exc:
         with suppress(OSError):
             link.settimeout(1)
-            link.sendall(
-                f"{'refused' if isinstance(exc, Refused) else 'broken'} {_explain(exc)}\n".encode(
-                    "utf-8", "backslashreplace"
-                )
-            )
+            link.sendall(f"{_word(exc)} {_explain(exc)}\n".encode("utf-8", "backslashreplace"))
     finally:
         os._exit(0)
 
@@ -424,11 +437,17 @@ def _settle(channel: int, stdin: int) -> None:
     os.chdir("/")
 
 
+def _word(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.errno in exits.FULL:
+        return "full"
+    return "refused" if isinstance(exc, Refused) else "broken"
+
+
 def _explain(exc: Exception) -> str:
     if isinstance(exc, PaddockError):
         return exc.message
     if isinstance(exc, FileExistsError):
         return "its directory holds another keeper"
-    if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left for its records"
+    if isinstance(exc, OSError) and exc.errno in exits.FULL:
+        return f"no space left for its records: {exc.strerror}"
     return " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -18,13 +18,26 @@ from typing import Self
 from paddock.core.errors import Broken, Refused
 from paddock.hands import groups, keeper
 from paddock.hands.control import CONTROL
-from paddock.hands.exit import Exit, Reason, forget, read_exit
-from paddock.hands.held import Held, Lost, attach, read_group, read_keeper, take
+from paddock.hands.exit import FULL, Exit, Reason, forget, read_exit
+from paddock.hands.held import Full, Held, Lost, attach, read_group, read_keeper, take
 from paddock.hands.order import Order
 from paddock.hands.pump import OUTPUT, TIMES
 from paddock.hands.warm import GROUPING
 
-__all__ = ["Exit", "Held", "Launcher", "Lost", "Order", "Reason", "attach", "read_exit", "read_group", "read_keeper"]
+__all__ = [
+    "FULL",
+    "Exit",
+    "Full",
+    "Held",
+    "Launcher",
+    "Lost",
+    "Order",
+    "Reason",
+    "attach",
+    "read_exit",
+    "read_group",
+    "read_keeper",
+]
 
 _AT_ONCE = 16  # forks under way; more only wait longer in the kernel's queue, with three descriptors each
 _ANSWERS_WITHIN = 30.0
@@ -59,7 +72,7 @@ class Launcher:
         """A keeper with the task's child at its gate; nothing runs until `open_gate`. Safe to call concurrently.
 
         Refused if a limit would not hold, or if the directory holds a task that ran or may have run; one that never ran
-        makes room. Broken if no keeper can be had (no space, no processes, no such directory).
+        makes room. Full if its records find no space, Broken if no keeper can be had (no processes, no such directory).
         """
         if not order.argv:
             raise Refused(f"{order.task}: no command")
@@ -93,7 +106,8 @@ class Launcher:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            raise Broken(f"{order.task}: {directory}: {exc.strerror}") from exc
+            kind = Full if exc.errno in FULL else Broken
+            raise kind(f"{order.task}: {directory}: {exc.strerror}") from exc
         held = await attach(directory)
         if held is not None:
             try:
@@ -130,8 +144,10 @@ class Launcher:
             raise
         if identity is not None:
             return Held(directory=order.directory, identity=identity, line=line)
-        if line.is_refused:
+        if line.kind == "refused":
             raise Refused(f"{order.task}: {line.why}")
+        if line.kind == "full":
+            raise Full(f"{order.task}: {line.why}")
         if line.why:
             raise Broken(f"{order.task}: {line.why}")
         return None

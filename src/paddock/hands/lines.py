@@ -11,11 +11,15 @@ import ssl as tls
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands.link import CLOSE_LIMIT, Closed
 from paddock.wire.framing import SESSION_OPENING, TRANSPORT_LIMIT, Lines, Malformed
+
+BEGAN_ANEW = "line: the other side began a new session"
 
 _CHUNK = 256 << 10
 _LONGEST_SOCKET_PATH = 107
@@ -25,8 +29,8 @@ _LONGEST_SOCKET_PATH = 107
 class LineLink:
     r"""A message is a line ended by `\n`.
 
-    On a serial line (`serial=True`) begin() opens a session; another opening by the other side raises Closed once, and
-    receiving goes on with the new session.
+    On a serial line (`serial=True`) begin() opens a session; once messages came, another opening by the other side
+    raises Closed, and receiving goes on with the new session.
     """
 
     def __init__(
@@ -41,7 +45,8 @@ class LineLink:
         self._writer = writer
         self._lines = Lines(limit=limit, serial=serial)
         self._ready: deque[bytes] = deque()
-        self._is_begun = not serial
+        self._serial = serial
+        self._is_heard = False
         self._is_closed = False
 
     async def begin(self) -> None:
@@ -65,10 +70,12 @@ class LineLink:
                 await self._read()
             line = self._ready.popleft()
             if line:
+                self._is_heard = True
                 return line.decode("utf-8", "surrogateescape")
-            if self._is_begun:
-                raise Closed("line: the other side began a new session")
-            self._is_begun = True
+            if self._is_heard:
+                self._is_heard = False
+                raise Closed(BEGAN_ANEW)
+            # Openings with nothing between them are one: both sides may say it, and say it again.
 
     async def close(self, reason: str) -> None:
         """See Link. Lines have no place for the reason."""
@@ -105,16 +112,17 @@ class LineLink:
             raise Closed(f"line: {exc}") from exc
 
 
-async def dial_unix(path: Path) -> LineLink:
+async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:
     """A link to whoever serves the socket. OSError if nobody does."""
     with _reachable(path) as address:
         reader, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
-    return LineLink(reader, writer)
+    return LineLink(reader, writer, serial=serial)
 
 
-async def dial_tcp(host: str, port: int, *, ssl: tls.SSLContext | None) -> LineLink:
+async def dial_tcp(host: str, port: int, *, ssl: tls.SSLContext | None, handshake: timedelta) -> LineLink:
     """A link to a host's port, with TLS if `ssl` is given. OSError if it does not come about."""
-    reader, writer = await asyncio.open_connection(host, port, ssl=ssl, limit=_CHUNK)
+    secure: dict[str, Any] = {"ssl": ssl, "ssl_handshake_timeout": handshake.total_seconds()} if ssl else {}
+    reader, writer = await asyncio.open_connection(host, port, limit=_CHUNK, **secure)
     return LineLink(reader, writer)
 
 

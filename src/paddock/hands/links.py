@@ -30,42 +30,63 @@ __all__ = [
 
 CONNECT_LIMIT = timedelta(seconds=15)
 
+_FILES = ("unix", "serial")
 _NEIGHBOURS = {"http": "ws", "https": "wss"}
 
 
 async def connect(
-    url: str, *, deadline: timedelta = CONNECT_LIMIT, ssl: tls.SSLContext | None = None, proxy: str | None = None
+    url: str,
+    *,
+    deadline: timedelta = CONNECT_LIMIT,
+    ssl: tls.SSLContext | None = None,
+    proxy: str | None = None,
+    proxy_authorities: Path | None = None,
 ) -> Link:
-    """Dial `ws://`, `wss://`, `tcp://HOST:PORT`, `tls://HOST:PORT` or `unix:PATH`, within `deadline` from now.
+    """Dial `ws://`, `wss://`, `tcp://HOST:PORT`, `tls://HOST:PORT`, `unix:PATH` or `serial:PATH`, within `deadline`.
 
-    `ssl` is what `wss` and `tls` trust, the system's authorities if absent. `proxy` is the URL of the HTTP or SOCKS
-    proxy for WebSockets: what the environment says if None, none if empty. Raises Unreachable, which another attempt
+    Two thirds of that are for a TLS handshake. `serial` is a socket at which a serial line ends, like a machine's
+    channel at its hypervisor: the link begins its session. `ssl` is what `wss` and `tls` trust, the system's authorities if absent. `proxy` is the URL of the HTTP or SOCKS
+    proxy for WebSockets: what the environment says if None, none if empty; `proxy_authorities` is what one that speaks
+    TLS is checked against. Raises Unreachable, which another attempt
     may mend, or Refused for a URL that never works.
     """
     parts = _parse(url)
     _check(parts)
     try:
         async with asyncio.timeout(deadline.total_seconds()):
-            return await _dial(url, parts, ssl, proxy)
+            match parts.scheme:
+                case "ws" | "wss":
+                    # A machine's agent, which speaks lines alone, stays small.
+                    from paddock.hands import websocket
+
+                    return await websocket.dial(
+                        url,
+                        shown=_shown(parts),
+                        ssl=(ssl or trusting()) if parts.scheme == "wss" else None,
+                        proxy=proxy,
+                        proxy_authorities=proxy_authorities,
+                        handshake=deadline * 2 / 3,
+                    )
+                case _:
+                    return await _dial_lines(parts, ssl, deadline * 2 / 3)
     except TimeoutError as exc:
         raise Unreachable(f"{_shown(parts)}: no answer within {deadline.total_seconds():g} s") from exc
     except OSError as exc:
         raise Unreachable(f"{_shown(parts)}: {exc}") from exc
 
 
-async def _dial(url: str, parts: SplitResult, ssl: tls.SSLContext | None, proxy: str | None) -> Link:
+async def _dial_lines(parts: SplitResult, ssl: tls.SSLContext | None, handshake: timedelta) -> Link:
     match parts.scheme:
-        case "ws" | "wss":
-            # A machine's agent, which speaks lines alone, stays small.
-            from paddock.hands import websocket
-
-            context = (ssl or trusting()) if parts.scheme == "wss" else None
-            return await websocket.dial(url, shown=_shown(parts), ssl=context, proxy=proxy)
         case "unix":
             return await dial_unix(Path(parts.path))
+        case "serial":
+            link = await dial_unix(Path(parts.path), serial=True)
+            await link.begin()
+            return link
         case "tcp" | "tls":
             host, port = _host_and_port(parts)
-            return await dial_tcp(host, port, ssl=(ssl or trusting()) if parts.scheme == "tls" else None)
+            context = (ssl or trusting()) if parts.scheme == "tls" else None
+            return await dial_tcp(host, port, ssl=context, handshake=handshake)
     raise AssertionError(f"{parts.scheme}: was checked")
 
 
@@ -89,9 +110,9 @@ def _check(parts: SplitResult) -> None:
             host, _ = _host_and_port(parts)
             if parts.scheme == "tcp" and not is_loopback(host):
                 raise Refused(f"{_shown(parts)}: tcp without TLS is for loopback only", hint="use tls:// or wss://")
-        case "unix":
+        case "unix" | "serial":
             if not parts.path:
-                raise Refused("unix: needs a path", hint="unix:/run/agent.socket")
+                raise Refused(f"{parts.scheme}: needs a path", hint=f"{parts.scheme}:/run/agent.socket")
         case other:
             raise Refused(
                 f"{_shown(parts) if other else 'link'}: not one of ws, wss, tcp, tls, unix",
@@ -107,9 +128,10 @@ def _is_placed(parts: SplitResult) -> bool:
 
 
 def _parse(url: str) -> SplitResult:
-    if url.startswith("unix:"):
+    scheme, colon, place = url.partition(":")
+    if colon and scheme in _FILES:
         # A file name is no URL: `?` and `#` stand for themselves.
-        return SplitResult("unix", "", url.removeprefix("unix:"), "", "")
+        return SplitResult(scheme, "", place, "", "")
     try:
         return urlsplit(url)
     except ValueError as exc:
@@ -129,4 +151,4 @@ def _host_and_port(parts: SplitResult) -> tuple[str, int]:
 def _shown(parts: SplitResult) -> str:
     # Never the query or a password: a URL ends up in logs.
     place = parts.netloc.rpartition("@")[2] + parts.path
-    return f"{parts.scheme}:{place}" if parts.scheme == "unix" else f"{parts.scheme}://{place}"
+    return f"{parts.scheme}:{place}" if parts.scheme in _FILES else f"{parts.scheme}://{place}"

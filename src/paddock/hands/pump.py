@@ -9,12 +9,13 @@ moment. It is written before the bytes it speaks of; of two entries with one off
 import errno
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from paddock.hands.exit import moment
 
 OUTPUT, TIMES = "output", "output.times"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class Pump:
@@ -53,8 +54,12 @@ class Pump:
 
     def close(self) -> None:
         """Make what was written durable: the exit record is about to state its length."""
+        if self._unspoken and not self._is_cut:
+            self._say(f"[paddock: {self._unspoken} bytes dropped, no space left]")
         if self.written:
-            os.fdatasync(self._output)
+            # A disk that cannot sync is no reason to lose the exit too: what a power cut then costs is seen by length.
+            with suppress(OSError):
+                os.fdatasync(self._output)
         os.close(self._output)
         os.close(self._times)
 

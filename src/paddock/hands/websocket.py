@@ -6,6 +6,8 @@ Effects: none.
 import os
 import ssl as tls
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -20,6 +22,7 @@ from websockets.exceptions import (
 
 from paddock.core.errors import Refused
 from paddock.hands.link import CLOSE_LIMIT, Closed, Unreachable, is_loopback
+from paddock.hands.trust import trusting
 from paddock.wire.framing import TRANSPORT_LIMIT, Malformed
 
 _VARIABLES = {"ws": ("ws", "http", "all"), "wss": ("wss", "https", "all")}
@@ -62,18 +65,39 @@ class WebSocketLink:
         await self._connection.close(code, short)
 
 
-async def dial(url: str, *, shown: str, ssl: tls.SSLContext | None, proxy: str | None) -> WebSocketLink:
+class _Straight(connect):
+    """Follows no redirection: the first words are for the server that was named, and for nobody it points at."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def dial(
+    url: str,
+    *,
+    shown: str,
+    ssl: tls.SSLContext | None,
+    proxy: str | None,
+    proxy_authorities: Path | None = None,
+    handshake: timedelta = timedelta(seconds=10),
+) -> WebSocketLink:
     """A link to a WebSocket server. `proxy` as in links.connect; `shown` names the server in what is raised.
 
-    Unreachable, or Refused for a URL or proxy that never works. TimeoutError and OSError are left to the caller.
+    `handshake` is for TLS, with the server and with a proxy that speaks it. Unreachable, or Refused for a URL or proxy that never works. TimeoutError and OSError are left to the caller.
     """
     through = proxy_for(urlsplit(url)) if proxy is None else proxy or None
     way = f"{shown} through proxy {_bare(through)}" if through else shown
+    secure: dict[str, Any] = {"ssl": ssl, "ssl_handshake_timeout": handshake.total_seconds()} if ssl else {}
+    if through and through.startswith("https:"):
+        secure |= {
+            "proxy_ssl": trusting(authorities=proxy_authorities),
+            "proxy_ssl_handshake_timeout": handshake.total_seconds(),
+        }
     try:
         return WebSocketLink(
-            await connect(
+            await _Straight(
                 url,
-                ssl=ssl,
+                **secure,
                 compression=None,
                 max_size=TRANSPORT_LIMIT,
                 # The protocol pings itself, through proxies and relays as well.
