@@ -58,6 +58,8 @@ class FakeAgent:
         self.seq = 0
         self.epoch = 0
         self.fences: dict[str, int] = {}
+        self.offers: tuple[str, ...] = ()
+        """What it says in hello that it can do; empty: it does not say."""
         self.is_away = True
         self.is_answering_pings = True
         self.received: list[Command] = []
@@ -111,6 +113,7 @@ class FakeAgent:
             software="fake 1",
             boot_id=self.boot_id,
             ledger=self.ledger,
+            methods=self.offers,
             facts=Facts(hostname=self.id),
             fences=self.fences,
             epoch=self.epoch,

@@ -9,7 +9,8 @@ from paddock.core import host as hosts
 from paddock.core.command import Command, State
 from paddock.core.errors import Broken, Refused, Stale
 from paddock.core.run import Verdict
-from paddock.engine.commanding import LAST_WORDS, Commanding, agent_log
+from paddock.engine.commanding import LAST_WORDS, Commanding
+from paddock.engine.filing import agent_log
 from paddock.engine.means import order
 from paddock.testing import settle
 from paddock.wire.hello import LOG_STREAM, Enrol, Facts, Output, Status, TaskReport, TaskState

@@ -128,6 +128,8 @@ BODIES = [
     ("environments/desk-1/clean", {}),
     ("hosts/vm-1/drain", {}),
     ("hosts/vm-1/resume", {}),
+    ("agents/vm-1/commands", {"method": "status"}),
+    ("agents/vm-1/commands/c1/cancel", {}),
     ("runs/118/retry", {}),
     ("runs/118/cancel", {}),
     ("tokens", {"name": "x", "role": "lab"}),
@@ -152,7 +154,8 @@ async def test_every_body_is_json_without_foreign_keys(scene: Scene, path: str, 
 
 def test_no_route_that_takes_a_body_is_left_out(scene: Scene) -> None:
     posts = {path.removeprefix(f"{API}/") for method, path in ROUTES if method == "POST" and path.startswith(API)}
-    assert {re.sub(r"(?<=/)(l121|desk-1|vm-1|118)(?=/)", "{id}", path) for path, _ in BODIES} == posts
+    named = {re.sub(r"(?<=/)(l121|desk-1|vm-1|118)(?=/)", "{id}", path) for path, _ in BODIES}
+    assert {re.sub(r"(?<=/)c1(?=/)", "{command}", path) for path in named} == posts
 
 
 async def test_a_state_that_is_none_is_told_with_those_that_are(scene: Scene) -> None:
@@ -267,7 +270,7 @@ async def test_lines_wait_for_what_is_printed_next(scene: Scene) -> None:
 
 async def test_an_agents_own_log_reads_as_lines(scene: Scene, client: httpx.AsyncClient) -> None:
     entry = b'{"level": "info", "msg": "connected", "time": "2026-01-31T09:42:00Z", "fields": {"server": "ci"}}'
-    await scene.archive.write("agents/a-vm-1.log", entry + b"\n[1]\nhalf {\n{}\n")
+    await scene.archive.write("agents/a-vm-1/agent.log", entry + b"\n[1]\nhalf {\n{}\n")
     said = (await client.get(f"{API}/agents/a-vm-1")).json()["log"]
     assert said == ["2026-01-31T09:42:00Z info connected (server=ci)", "[1]", "half {", "{}"]
 

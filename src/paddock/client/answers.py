@@ -8,8 +8,8 @@ from typing import TypeVar
 import httpx
 
 from paddock.client.calls import Call
-from paddock.client.errors import NotAllowed, Unreachable
-from paddock.core.errors import Broken, Conflict, Missing, PaddockError, Refused, Stale
+from paddock.client.errors import Unreachable
+from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffered, PaddockError, Refused, Stale
 from paddock.wire import shapes
 
 S = TypeVar("S")
@@ -20,6 +20,7 @@ ERRORS: Mapping[str, type[PaddockError]] = {
     "no_token": NotAllowed,
     "not_allowed": NotAllowed,
     "missing": Missing,
+    "unknown_method": NotOffered,
     "refused": Refused,
     "conflict": Conflict,
     "stale": Stale,

@@ -1,14 +1,11 @@
 """What goes wrong for a client beyond what the server says in so many words."""
 
 from paddock.core.errors import Broken, Refused, Stale
+from paddock.core.errors import NotAllowed as NotAllowed
 
 
 class Unreachable(Broken):
     """No answer came: the server is not there, or the way to it is not."""
-
-
-class NotAllowed(Refused):
-    """The server does not know who asks, or does not let them."""
 
 
 class NoEnvironment(Refused):

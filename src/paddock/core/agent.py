@@ -34,6 +34,8 @@ class Agent:
     """The highest seq given to a command of its."""
     software: str = ""
     skills: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """All that it carries out, as it said in its last hello; empty for one that does not say."""
     facts: Mapping[str, object] = field(default_factory=dict)
     session: str = ""
     """Id of its live session, empty while it is away."""

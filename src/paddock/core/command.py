@@ -76,7 +76,9 @@ class Command:
     """For `task.cancel`: the id of the command that is to end."""
     background: bool = False
     archive: str = ""
-    """Where in the archive its output streams go: a directory, or for a script the log's path without `.log`."""
+    """Where in the archive its output streams go: a directory, or for a run's script the log's path without `.log`."""
+    by: str = ""
+    """Who ordered it, outside of runs and upkeep: a token's name."""
     state: State = State.QUEUED
     code: str = ""
     """The error's code where it is failed: `interrupted`, `stale`, `timed_out`..."""

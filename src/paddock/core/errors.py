@@ -23,6 +23,14 @@ class Stale(Refused):
     """The fence or epoch that was shown is over: somebody else owns the thing now."""
 
 
+class NotAllowed(Refused):
+    """Whoever asks has not the right to it: a person of another role may ask the same."""
+
+
+class NotOffered(Refused):
+    """The agent has no such method; another agent, or a newer one, may have it."""
+
+
 class Conflict(Refused):
     """The row was changed by somebody else since it was read: read it again and decide again."""
 

@@ -15,8 +15,8 @@ from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Missing, Refused
 from paddock.core.run import Verdict
-from paddock.engine.attending import break_down, fail
-from paddock.engine.means import need, record
+from paddock.engine.attending import break_down
+from paddock.engine.means import fail, need, record
 from paddock.ports import Tables
 from paddock.wire import methods
 from paddock.wire.hello import Enrol, Facts, Hello, Relay
@@ -149,6 +149,7 @@ def settle(tables: Tables, agent: Agent, hello: Hello, *, session: str, now: dat
             seq=max(agent.seq, hello.seq),
             software=hello.software,
             skills=hello.skills,
+            methods=hello.methods,
             facts=facts(hello.facts),
             session=session,
             seen=now,

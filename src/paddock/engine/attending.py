@@ -16,7 +16,7 @@ from paddock.core.host import Host
 from paddock.core.run import Verdict
 from paddock.engine import leasing
 from paddock.engine.loop import earliest
-from paddock.engine.means import Means, move, record
+from paddock.engine.means import Means, fail, move, record
 from paddock.engine.planning import give_up
 from paddock.ports import Tables, Touched
 
@@ -102,15 +102,3 @@ def revoke(tables: Tables, environment: Environment, *, now: datetime, reason: s
             give_up(tables, run, verdict, reason=reason)
     for command in tables.commands.where(environment=environment.id, state=sorted(commands.OPEN)):
         fail(tables, command, "stale", reason, now=now)
-
-
-def fail(tables: Tables, command: commands.Command, code: str, message: str, *, now: datetime) -> None:
-    """A command that will not be answered any more, or whose answer nobody takes."""
-    over = replace(
-        command,
-        state=commands.LIFECYCLE.step(command.state, commands.Signal.FAIL),
-        code=code,
-        message=message,
-        ended=now,
-    )
-    tables.commands.swap(command, over)

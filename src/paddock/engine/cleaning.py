@@ -16,6 +16,7 @@ from paddock.engine import leasing
 from paddock.engine.building import ask, fits
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
+from paddock.engine.ordering import outdate
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
@@ -100,4 +101,5 @@ def _mend(tables: Tables, environment: Environment, *, now: datetime) -> None:
     if host is None or host.state not in (hosts.State.ONLINE, hosts.State.DRAINING):
         return
     last = environments.move(replace(environment, retiring=True, lease=""), environments.Signal.CLEAN, now=now)
+    outdate(tables, last, now=now)
     move(tables, "environments", environment, last, environments.Signal.CLEAN, now=now, by=f"host {host.id}")

@@ -16,31 +16,18 @@ from paddock.core import run as runs
 from paddock.core.command import Command
 from paddock.core.errors import Refused
 from paddock.core.job import Phase
-from paddock.core.names import archive_name
 from paddock.core.phases import Finish
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.run import Run, Verdict
 from paddock.engine import leasing
-from paddock.engine.attending import fail
+from paddock.engine.filing import COLLECT, stream_name
 from paddock.engine.junit import LARGEST, MOST_CASES, read
-from paddock.engine.means import Means, move, need
+from paddock.engine.means import Means, fail, move, need
 from paddock.hands import faults
 from paddock.ports import Tables
-from paddock.wire.hello import LOG_STREAM
 
 RESULTS_STEP = 1
 """The step of collecting that fetches the test results; the other fetches artifacts."""
-
-
-def stream_name(command: Command, stream: str) -> str:
-    """Where a stream of a command goes in the archive; `Refused`, naming it, for a name that leads elsewhere."""
-    if command.method == "file.collect":
-        return archive_name(f"{command.archive}/{archive_name(stream)}")
-    if not command.archive:
-        raise Refused(f"{stream!r}: the output of a {command.method} is not kept")
-    if stream != LOG_STREAM:
-        raise Refused(f"{stream!r}: a {command.method} has no such stream")
-    return archive_name(f"{command.archive}.log")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +83,7 @@ async def _keep_empty_files(means: Means, run: Run, ended: Sequence[Command]) ->
     """A file without bytes has arrived by being announced: no output came that would have made it."""
     empty = {}
     for command in ended:
-        if command.method == "file.collect":
+        if command.method == COLLECT:
             for stream, length in command.outputs.items():
                 with contextlib.suppress(Refused):
                     empty[stream_name(command, stream)] = length
@@ -112,7 +99,7 @@ async def _read_results(means: Means, run: Run, ended: Sequence[Command]) -> tup
     cases: list[Case] = []
     refused = complaints(ended)
     unread = list(refused.results)
-    is_collected = any(command.method == "file.collect" for command in ended)
+    is_collected = any(command.method == COLLECT for command in ended)
     folder = f"{run.archive}/results"
     for name in await means.archive.list(folder) if run.spec.results and is_collected else {}:
         short = name.removeprefix(f"{folder}/")
@@ -138,8 +125,8 @@ class Complaints:
 
 def complaints(ended: Sequence[Command]) -> Complaints:
     """What the ended commands of a run could not bring; pages tell with it what a run's problems are about."""
-    fetching = [command for command in ended if command.method == "file.collect" and command.step == RESULTS_STEP]
-    others = [command for command in ended if command.method != "file.collect" or command.step != RESULTS_STEP]
+    fetching = [command for command in ended if command.method == COLLECT and command.step == RESULTS_STEP]
+    others = [command for command in ended if command.method != COLLECT or command.step != RESULTS_STEP]
     return Complaints(results=tuple(_refusals(fetching)), others=tuple(_refusals(others)))
 
 

@@ -20,12 +20,12 @@ from paddock.core.environment import Environment
 from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
 from paddock.core.redaction import redacted, sentence
 from paddock.engine import admission
-from paddock.engine.attending import fail
-from paddock.engine.collecting import stream_name
-from paddock.engine.means import Means, need
+from paddock.engine.filing import COLLECT, agent_log, lengths, stream_name, times_name
+from paddock.engine.means import Means, fail, need
 from paddock.hands import faults
 from paddock.ports import Admitted, T, Tables, Touched
-from paddock.wire.hello import LOG_STREAM, Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
+from paddock.wire import methods
+from paddock.wire.hello import Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ REMEMBERED = 4096
 """Commands whose output is under way that are remembered between two pieces of it."""
 LARGEST_LOG = 64 << 20
 """Bytes of output of a command that does not say how much it may have."""
+MOST_STREAMS = 16
+"""Streams of a command that prints; only collecting names a stream for each file."""
 LAST_WORDS = 4096
 """Bytes beyond its limit that a log may have, to say that it was cut."""
 LOG_LIMIT = 1 << 20
@@ -139,21 +141,12 @@ class Commanding:
         deliver: list[Deliver] = []
         finished: list[str] = []
         for id, command in settled.known.items():
-            lengths = await self._lengths(command)
-            if not command.is_open and all(lengths.get(name, 0) >= size for name, size in command.outputs.items()):
+            there = await lengths(self._means.archive, command)
+            if not command.is_open and all(there.get(name, 0) >= size for name, size in command.outputs.items()):
                 finished.append(id)
                 continue
-            deliver += [Deliver(task_id=id, stream=stream, offset=length) for stream, length in lengths.items()]
+            deliver += [Deliver(task_id=id, stream=stream, offset=length) for stream, length in there.items()]
         return tuple(deliver), finished
-
-    async def _lengths(self, command: Command) -> dict[str, int]:
-        """Stream → bytes that are on disk."""
-        if not command.archive:
-            return {}
-        if command.method != "file.collect":
-            return {LOG_STREAM: await self._means.archive.length(f"{command.archive}.log") or 0}
-        found = await self._means.archive.list(command.archive)
-        return {name.removeprefix(f"{command.archive}/"): length for name, length in found.items()}
 
     async def outgoing(self, agent: str, session: str, *, limit: int) -> list[Command]:
         """Queued commands, durably `sent` now; one whose fence is over is never sent."""
@@ -236,7 +229,7 @@ class Commanding:
             while True:
                 self._looked_up.add(id)
                 command, fence = await self._means.store.read(look)
-                lengths = await self._lengths(command)
+                there = await lengths(self._means.archive, command)
                 if id in self._looked_up:
                     break  # no write to it came meanwhile
         finally:
@@ -245,14 +238,14 @@ class Commanding:
             self._fences.setdefault(command.environment, fence)
         if len(self._tasks) >= REMEMBERED:
             self._tasks.pop(next(iter(self._tasks)))
-        self._tasks[id] = _Task(_light(command), lengths)
+        self._tasks[id] = _Task(_light(command), there)
         return self._tasks[id]
 
     async def _note_times(self, command: Command, output: Output) -> None:
         """The index beside a log: a line `<offset> <moment>` for each piece, at most one a byte."""
-        if command.method == "file.collect":
+        name = times_name(command, output.stream)
+        if not name:
             return
-        name = f"{command.archive}.times"
         end = output.offset + len(output.data)
         times = [one for one in output.times if output.offset <= one[0] < end][: len(output.data)]
         lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in times)
@@ -318,10 +311,12 @@ class _Task:
     def check_sizes(self, output: Output) -> None:
         """The limits are the agent's to keep; what goes beyond them is refused here by name."""
         end = output.offset + len(output.data)
-        if self.command.method != "file.collect":
+        if self.command.method != COLLECT:
             most = self._limit("output_limit", LARGEST_LOG)
             if end > most + LAST_WORDS:
                 raise Refused(f"{output.stream}: {end} bytes, at most {most} are taken")
+            if output.stream not in self.lengths and len(self.lengths) >= MOST_STREAMS:
+                raise Refused(f"{output.stream}: at most {MOST_STREAMS} streams are taken")
             return
         most, total, files = (self._limit(name, LARGEST_LOG) for name in ("file_limit", "total_limit", "names_limit"))
         known = self.lengths.get(output.stream)
@@ -333,13 +328,14 @@ class _Task:
             raise Refused(f"{output.stream}: at most {total} bytes are taken of all files")
 
     def _limit(self, name: str, default: int) -> int:
-        limit = self.command.params.get(name)
+        limit = self.command.params.get(name, _default(self.command.method, name))
         return limit if isinstance(limit, int) else default
 
 
-def agent_log(agent: str) -> str:
-    """Where an agent's own log lines are kept, beside the forges' directories."""
-    return f"agents/{agent}.log"
+def _default(method: str, name: str) -> object:
+    """What the table says of a param that was not given."""
+    row = methods.METHODS.get(method)
+    return next((param.default for param in row.params if param.name == name), None) if row is not None else None
 
 
 def _is_live_session(tables: Tables, agent: str, session: str) -> bool:

@@ -21,6 +21,7 @@ from paddock.core.queue import WhyLease
 from paddock.core.run import Run, Span, Verdict
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, need, record
+from paddock.engine.ordering import outdate
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
@@ -248,9 +249,11 @@ def _give_back(tables: Tables, environment: Environment, *, now: datetime, by: s
         return
     if environment.hold_ttl is not None:
         held = environments.hold(environment, by=environment.held_by, ttl=environment.hold_ttl, now=now)
+        outdate(tables, held, now=now)
         move(tables, "environments", environment, held, environments.Signal.HOLD, now=now, by=environment.held_by)
         return
     dirty = environments.move(replace(environment, lease=""), environments.Signal.RELEASE, now=now)
+    outdate(tables, dirty, now=now)
     record(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
     if environment.reset is not Reset.NONE or environment.retiring:
         tables.environments.swap(environment, dirty)
@@ -282,6 +285,7 @@ def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str
     dirty = environments.move(
         replace(environment, held_by="", hold_until=None, lease=""), environments.Signal.RELEASE, now=now
     )
+    outdate(tables, dirty, now=now)
     return move(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
+from paddock.core import command as commands
 from paddock.core import history
 from paddock.core.command import Command
 from paddock.core.configuration import Configuration
@@ -93,8 +94,13 @@ def order(
     target: str = "",
     background: bool = False,
     archive: str = "",
+    id: str = "",
+    by: str = "",
 ) -> Command:
-    """Queue a command for an agent, under the next seq of that agent. It is sent once this transaction is durable."""
+    """Queue a command for an agent, under the next seq of that agent. It is sent once this transaction is durable.
+
+    Its id is made here, unless whoever ordered it chose one.
+    """
     row = need(tables.agents, agent, "agent")
     row = tables.agents.swap(row, replace(row, seq=row.seq + 1))
     full = dict(params)
@@ -102,7 +108,7 @@ def order(
         full |= {"environment": environment, "fence": fence}
     return tables.commands.add(
         Command(
-            id=means.chance.name(f"{means.store.birth}-"),
+            id=id or means.chance.name(f"{means.store.birth}-"),
             agent=agent,
             seq=row.seq,
             method=method,
@@ -117,5 +123,18 @@ def order(
             target=target,
             background=background,
             archive=archive,
+            by=by,
         )
     )
+
+
+def fail(tables: Tables, command: Command, code: str, message: str, *, now: datetime) -> Command:
+    """A command that will not be answered any more, or whose answer nobody takes."""
+    over = replace(
+        command,
+        state=commands.LIFECYCLE.step(command.state, commands.Signal.FAIL),
+        code=code,
+        message=message,
+        ended=now,
+    )
+    return tables.commands.swap(command, over)

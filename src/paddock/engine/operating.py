@@ -16,6 +16,7 @@ from paddock.core import lease as leases
 from paddock.core import round as rounds
 from paddock.core import run as runs
 from paddock.core.access import Enrolment, Identity, Role, Token
+from paddock.core.command import Command
 from paddock.core.configuration import ProjectJob
 from paddock.core.environment import Environment
 from paddock.core.errors import Refused, Stale
@@ -24,11 +25,12 @@ from paddock.core.host import Host
 from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
 from paddock.core.run import Run, Verdict
-from paddock.engine import leasing, planning
+from paddock.engine import leasing, ordering, planning
 from paddock.engine.admission import release_from_shut_out
 from paddock.engine.attending import revoke
 from paddock.engine.leasing import Leasing
 from paddock.engine.means import Means, move, need, record
+from paddock.engine.ordering import Ordered, Wish, outdate
 from paddock.ports import Tables, Touched
 from paddock.wire.shapes import Drain
 
@@ -165,6 +167,7 @@ class Operating:
             if row.state is environments.State.LEASED:
                 return tables.environments.swap(row, replace(row, held_by=identity.name, hold_ttl=ttl))
             held = environments.hold(row, by=identity.name, ttl=ttl, now=now)
+            outdate(tables, held, now=now)
             return move(tables, "environments", row, held, environments.Signal.HOLD, now=now, by=identity.name)
 
         return await self._means.store.write(step)
@@ -216,6 +219,7 @@ class Operating:
             cleaning = environments.move(
                 replace(row, retiring=row.retiring or is_last), environments.Signal.CLEAN, now=now
             )
+            outdate(tables, cleaning, now=now)
             return move(tables, "environments", row, cleaning, environments.Signal.CLEAN, now=now, by=identity.name)
 
         return await self._means.store.write(step)
@@ -261,6 +265,23 @@ class Operating:
             return planning.ask_to_end(tables, row, Verdict.CANCELLED, reason=why)
 
         return await self._means.store.write(step)
+
+    async def order(self, agent: str, wish: Wish, *, identity: Identity) -> Ordered:
+        """See web.actions."""
+        ordering.check(wish)
+        now = self._means.clock.now()
+        if not wish.id:
+            wish = replace(wish, id=self._means.chance.name(f"{self._means.store.birth}-"))
+        return await self._means.store.write(
+            lambda tables: ordering.ask(tables, self._means, agent, wish, identity=identity, now=now)
+        )
+
+    async def cancel_order(self, agent: str, command: str, *, grace: float | None, identity: Identity) -> Command:
+        """See web.actions."""
+        now = self._means.clock.now()
+        return await self._means.store.write(
+            lambda tables: ordering.cancel(tables, self._means, agent, command, identity=identity, grace=grace, now=now)
+        )
 
     async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:
         secret, now = self._means.chance.secret(), self._means.clock.now()

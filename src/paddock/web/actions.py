@@ -4,11 +4,13 @@ from datetime import timedelta
 from typing import Protocol
 
 from paddock.core.access import Identity, Role
+from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.host import Host
 from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
 from paddock.core.run import Run
+from paddock.engine.ordering import Ordered, Wish
 from paddock.wire.shapes import Drain
 
 
@@ -48,6 +50,16 @@ class Actions(Protocol):
         """Start the job again: another attempt, or a round of its own after the report. The new run."""
 
     async def cancel(self, run: str, *, identity: Identity, reason: str) -> Run: ...
+
+    async def order(self, agent: str, wish: Wish, *, identity: Identity) -> Ordered:
+        """Queue a command for an agent, known by id or name; a wish without an id gets one.
+
+        The id of an earlier command is answered with that command, `Refused` if something else was asked under it.
+        `NotOffered` for a method that the agent does not have, `BadParams`, `NotAllowed`.
+        """
+
+    async def cancel_order(self, agent: str, command: str, *, grace: float | None, identity: Identity) -> Command:
+        """End a command that somebody ordered; the row as it is now."""
 
     async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:
         """A new secret, told this once."""

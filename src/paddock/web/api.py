@@ -12,16 +12,22 @@ from starlette.responses import PlainTextResponse
 from paddock.core import environment, event, lease, report, run
 from paddock.core.access import Role
 from paddock.core.command import OPEN as OPEN_COMMANDS
-from paddock.core.errors import Broken, Conflict, Missing, PaddockError, Refused, Stale
+from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffered, PaddockError, Refused, Stale
+from paddock.engine import filing
+from paddock.engine.ordering import agent_of
 from paddock.web import telling
 from paddock.web.logs import Stream
 from paddock.web.reading import need, streams_of, whole_change, whole_round, whole_run
 from paddock.web.roles import API
 from paddock.web.site import Site, identity_of
 from paddock.wire import shapes
+from paddock.wire.fields import BadParams
 
 CODES: tuple[tuple[type[PaddockError], int, str], ...] = (
     (Stale, 412, "stale"),
+    (NotAllowed, 403, "not_allowed"),
+    (NotOffered, 409, "unknown_method"),
+    (BadParams, 422, "bad_input"),
     (Conflict, 409, "conflict"),
     (Refused, 409, "refused"),
     (Missing, 404, "missing"),
@@ -251,11 +257,11 @@ class Api:
         """One agent, its open commands and the last lines of its log."""
         row, commands = await self._site.store.read(
             lambda tables: (
-                need(tables.agents, id, "agent"),
-                tables.commands.where(agent=id, state=sorted(OPEN_COMMANDS), limit=500),
+                (found := agent_of(tables, id)),
+                tables.commands.where(agent=found.id, state=sorted(OPEN_COMMANDS), limit=500),
             )
         )
-        return telling.of_agent_detail(row, commands, await agent_log(self._site, id))
+        return telling.of_agent_detail(row, commands, await agent_log(self._site, row.id))
 
     # ---- runs, rounds, changes ----
 
@@ -507,7 +513,7 @@ async def files_of(site: Site, row: run.Run, folder: str) -> dict[str, int]:
 
 async def agent_log(site: Site, id: str) -> list[str]:
     """The last lines that an agent logged, as a person reads them: when, how grave, what, and the fields."""
-    name = f"agents/{id}.log"
+    name = filing.agent_log(id)
     length = await site.archive.length(name)
     if not length:
         return []

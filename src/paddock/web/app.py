@@ -25,6 +25,7 @@ from paddock.web.door import Door
 from paddock.web.figures import Figures
 from paddock.web.live import Feed, Tail
 from paddock.web.logs import Logs
+from paddock.web.orders import Orders
 from paddock.web.pages import Pages
 from paddock.web.site import Site
 from paddock.web.streams import Streams
@@ -79,6 +80,7 @@ def create_app(
         exception_handlers={RequestValidationError: _bad_input},
     )
     Api(site).mount(app)
+    Orders(site).mount(app)
     pages = Pages(site, schema=lambda: described(app))
     app.router.routes.extend([*Streams(site).routes(), *pages.routes(), *Buttons(site, pages).routes()])
     app.add_exception_handler(PaddockError, pages.on_purpose)

@@ -87,6 +87,12 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("POST", f"{API}/hosts/{{id}}/resume"): OPERATOR,
     ("GET", f"{API}/agents"): READING,
     ("GET", f"{API}/agents/{{id}}"): READING,
+    # Who may order what of which agent is the engine's to decide: it depends on who holds the machine.
+    ("POST", f"{API}/agents/{{id}}/commands"): KNOWN,
+    ("GET", f"{API}/agents/{{id}}/commands"): KNOWN,
+    ("GET", f"{API}/agents/{{id}}/commands/{{command}}"): KNOWN,
+    ("GET", f"{API}/agents/{{id}}/commands/{{command}}/output"): KNOWN,
+    ("POST", f"{API}/agents/{{id}}/commands/{{command}}/cancel"): KNOWN,
     ("GET", f"{API}/runs"): READING,
     ("GET", f"{API}/runs/{{id}}"): READING,
     ("POST", f"{API}/runs/{{id}}/retry"): PERSON,

@@ -143,6 +143,32 @@ def of_command(row: command.Command) -> shapes.Command:
     )
 
 
+def of_order(row: command.Command, *, is_open: bool = True) -> shapes.AgentCommand:
+    """`is_open`: whether what it brought is to be told to whoever asks."""
+    return shapes.AgentCommand(
+        id=row.id,
+        agent=row.agent,
+        seq=row.seq,
+        method=row.method,
+        by=row.by,
+        run=row.run,
+        environment=row.environment,
+        fence=row.fence,
+        state=row.state.value,
+        code=row.code,
+        message=row.message,
+        result=row.result if is_open else {},
+        outputs=row.outputs if is_open else {},
+        percent=row.percent,
+        eta=row.eta,
+        exit=row.exit,
+        asked=iso(row.asked),
+        sent=moment(row.sent),
+        started=moment(row.started),
+        ended=moment(row.ended),
+    )
+
+
 def _agent_fields(row: agent.Agent) -> dict[str, object]:
     return {
         "id": row.id,
@@ -153,6 +179,7 @@ def _agent_fields(row: agent.Agent) -> dict[str, object]:
         "machine": row.machine,
         "software": row.software,
         "skills": row.skills,
+        "methods": row.methods,
         "connected": row.is_connected,
         "shut_out": row.shut_out,
         "boot_id": row.boot_id,

@@ -7,7 +7,7 @@ A list is `{"items": [...], "next": ID or null}`; `next` is what to give as `bel
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import TypeVar
 
 from paddock.core.errors import Broken
@@ -20,7 +20,8 @@ class Problem:
     """Why a request was not carried out. `code` is one word that programs may rely on."""
 
     code: str
-    """bad_input | no_token | not_allowed | missing | refused | conflict | stale | too_large | wrong_method | broken."""
+    """bad_input | no_token | not_allowed | missing | refused | unknown_method | conflict | stale | too_large |
+    wrong_method | broken."""
     message: str
     hint: str = ""
 
@@ -231,6 +232,8 @@ class Agent:
     machine: str
     software: str
     skills: tuple[str, ...]
+    methods: tuple[str, ...]
+    """All that it carries out, as it said in its last hello."""
     connected: bool
     shut_out: str
     boot_id: str
@@ -249,6 +252,62 @@ class AgentDetail(Agent):
 @dataclass(frozen=True, kw_only=True)
 class Agents:
     items: tuple[Agent, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderCommand:
+    """POST /agents/{id}/commands."""
+
+    method: str
+    """`script.run`, `file.put`...: one of the agent's `methods`; docs/methods.md says what each takes."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    """As the table of methods has them, without `environment` and `fence`, which the server fills in."""
+    id: str = ""
+    """Names the command: the same id again is the same command, and is not executed again. Empty: the server's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CancelCommand:
+    """POST /agents/{id}/commands/{command}/cancel."""
+
+    grace: float | None = None
+    """Seconds between TERM and KILL; null: the agent's own 10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentCommand:
+    """queued | sent | accepted | running | complete | failed. A command that somebody, or the engine, gave an agent."""
+
+    id: str
+    agent: str
+    seq: int
+    method: str
+    by: str
+    """Who ordered it; empty: the engine, for a run or for upkeep."""
+    run: str
+    environment: str
+    fence: int
+    state: str
+    code: str
+    """Why it failed: interrupted, expired, cancelled, timed_out, refused..."""
+    message: str
+    result: Mapping[str, object]
+    """What its method answers with; empty where it is not yours to see."""
+    outputs: Mapping[str, int]
+    """Stream → length in bytes, once it is over."""
+    percent: float | None
+    eta: float | None
+    exit: int | None
+    asked: str
+    sent: str | None
+    started: str | None
+    ended: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentCommands:
+    items: tuple[AgentCommand, ...]
     next: str | None = None
 
 
