@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e import guest
 from tools import gerrit as tool
+from tools.guest import Image
+from tools.maven import Unavailable
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +16,14 @@ def gerrit() -> Iterator[tool.Gerrit]:
     try:
         with tool.running() as started:
             yield started
-    except tool.Unavailable as exc:
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> Image:
+    """The Debian that guests boot; skipped with the reason where none can be built or run."""
+    try:
+        return guest.shared_image()
+    except Unavailable as exc:
         pytest.skip(str(exc))

@@ -1,0 +1,73 @@
+"""The guest that other tests use: it boots, it is a machine of its own, and it ends when it is told."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.guest import Guest, running
+from tools.guest import Image
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    with running(tmp_path_factory.mktemp("guest"), guest_image, disks={"blank-1": "512M"}) as started:
+        yield started
+
+
+def test_a_command_runs_as_root_in_a_debian_with_systemd(guest: Guest) -> None:
+    assert guest.run("id -u") == "0"
+    assert guest.run("systemctl is-system-running --wait") == "running"
+    assert guest.run(". /etc/os-release; echo $ID") == "debian"
+
+
+def test_a_command_that_fails_says_how_and_one_that_hangs_is_ended(guest: Guest) -> None:
+    done = guest.attempt("echo out; echo err >&2; exit 3")
+    assert (done.code, done.out) == (3, "out\nerr\n")
+    assert guest.attempt("sleep 1000 & sleep 1000", limit=0.5).code is None
+    assert guest.run("pgrep -c sleep || true") == "0"
+
+
+def test_a_blank_disk_is_found_by_its_serial(guest: Guest) -> None:
+    assert guest.run("lsblk -dno SERIAL,SIZE /dev/disk/by-id/virtio-blank-1").split() == ["blank-1", "512M"]
+    assert guest.run("wipefs /dev/disk/by-id/virtio-blank-1") == ""
+
+
+def test_what_lies_on_a_disk_can_be_encrypted_and_be_of_each_file_system(guest: Guest) -> None:
+    guest.run(
+        "modprobe -a dm-crypt xfs btrfs vfat && command -v cryptsetup mkfs.xfs mkfs.btrfs mkfs.ext4 parted visudo"
+    )
+
+
+def test_a_file_is_put_into_it_byte_by_byte(guest: Guest) -> None:
+    content = bytes(range(256)) * 1000
+    guest.write("/var/tmp/there/file", content, mode="0600")
+    assert guest.run("stat -c '%a %s' /var/tmp/there/file") == "600 256000"
+    assert guest.run("sha256sum </var/tmp/there/file").split()[0] == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.timeout(300)
+def test_it_reboots_is_reset_and_copied_and_a_copy_leaves_nothing_behind(guest: Guest, tmp_path: Path) -> None:
+    first = guest.boot_id
+    guest.run("echo written >/var/kept")
+    second = guest.reboot()
+    assert second != first
+    assert guest.run("cat /var/kept") == "written"
+    guest.run("sync")
+    guest.reset()
+    assert guest.until_rebooted(second) not in (first, second)
+    told = "cat /etc/machine-id /sys/class/dmi/id/product_uuid"
+    machine, product = guest.run(told).split()
+    guest.power_off()
+    with guest.copied(tmp_path) as copy:
+        copy.start()
+        assert copy.run("cat /var/kept") == "written"
+        assert copy.run(told).split()[0] == machine
+        assert copy.run(told).split()[1] != product
+        pid = copy.pid
+    assert copy.pid is None
+    assert not Path(f"/proc/{pid}").exists()
+    assert not list(tmp_path.rglob("*.qcow2"))
