@@ -11,7 +11,7 @@ import queue
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -117,15 +117,18 @@ class Ledger:
 
     # What changes it
 
-    async def admit(self, asked: Asked, *, entry: Entry, busy: str = "", floor: int = 0) -> Admitted:
+    async def admit(
+        self, asked: Asked, *, entry: Entry, busy: str = "", floor: int = 0, starts: bool = False
+    ) -> Admitted:
         """Decide on a command and, where it is to be carried out, record `entry`, epoch, seq and fence with it.
 
-        `floor` is a fence known from elsewhere. Raises Unwritable; then nothing was decided.
+        `floor` is a fence known from elsewhere. With `starts` it may run from then on, unless something has to end
+        before: one flush less for what needs no keeper. Raises Unwritable; then nothing was decided.
         """
 
         def step(db: sqlite3.Connection) -> Admitted:
             found = _find(db, entry.id)
-            owner = db.execute("SELECT id FROM entries WHERE task = ?", (entry.task,)).fetchone()
+            owner = None if found else db.execute("SELECT id FROM entries WHERE task = ?", (entry.task,)).fetchone()
             highest = max(_fence(db, asked.environment), floor)
             facts = Facts(
                 pruned_below=_number(db, "pruned_below"),
@@ -137,12 +140,15 @@ class Ledger:
             decision = on_command(found, asked, facts)
             if not isinstance(decision, Act):
                 return Admitted(decision=decision)
-            _insert(db, entry)
+            admitted = entry
+            if starts and not decision.ends_lower:
+                admitted = replace(entry, state=LIFECYCLE.step(entry.state, Signal.START))
+            _insert(db, admitted)
             _raise(db, "epoch", asked.epoch or 0)
             _raise(db, "seq", asked.seq or 0)
             if asked.environment:
                 _raise_fence(db, asked.environment, asked.fence)
-            return Admitted(decision=decision, entry=entry)
+            return Admitted(decision=decision, entry=admitted)
 
         return await self._write(step)
 
@@ -193,14 +199,16 @@ class Ledger:
             )
         )
 
-    async def finish(self, entry: Entry, outcome: Outcome) -> Entry:
-        """How it ended, before anybody is told."""
+    async def finish(self, entry: Entry, outcome: Outcome, *, acknowledged: datetime | None = None) -> Entry:
+        """How it ended, before anybody is told. What is only ever told to who asks is acknowledged with it."""
 
         def step(db: sqlite3.Connection) -> Entry:
             state = _step(db, entry.id, Signal.FINISH)
+            if acknowledged is not None:
+                state = LIFECYCLE.step(state, Signal.ACKNOWLEDGE)
             db.execute(
-                "UPDATE entries SET state = ?, outcome = ?, params = NULL WHERE id = ?",
-                (state, _outcome_text(outcome), entry.id),
+                "UPDATE entries SET state = ?, outcome = ?, params = NULL, acknowledged = ? WHERE id = ?",
+                (state, _outcome_text(outcome), acknowledged and acknowledged.timestamp(), entry.id),
             )
             return replace(entry, state=state, outcome=outcome, params=None)
 
@@ -211,9 +219,9 @@ class Ledger:
 
         def step(db: sqlite3.Connection) -> None:
             for id in ids:
-                found = _find(db, id)
-                if found is not None and LIFECYCLE.allows(found.state, Signal.ACKNOWLEDGE):
-                    state = LIFECYCLE.step(found.state, Signal.ACKNOWLEDGE)
+                found = _state(db, id)
+                if found is not None and LIFECYCLE.allows(found, Signal.ACKNOWLEDGE):
+                    state = LIFECYCLE.step(found, Signal.ACKNOWLEDGE)
                     db.execute(
                         "UPDATE entries SET state = ?, acknowledged = ? WHERE id = ?", (state, now.timestamp(), id)
                     )
@@ -301,7 +309,7 @@ class Ledger:
                 group.append(step)
         return group, False
 
-    def _commit(self, group: Iterable["_Step[Any]"]) -> None:
+    def _commit(self, group: Sequence["_Step[Any]"]) -> None:
         db = self._connection
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -317,8 +325,7 @@ class Ledger:
         else:
             # Before anybody is answered: whoever goes on sees what was written.
             self._mirror(db)
-        for step in group:
-            step.tell()
+        _tell(group)
 
     def _mirror(self, db: sqlite3.Connection) -> None:
         self._numbers = dict(db.execute("SELECT name, value FROM numbers"))
@@ -330,8 +337,7 @@ class _Step(Generic[T]):
 
     def __init__(self, act: Callable[[sqlite3.Connection], T]) -> None:
         self._act = act
-        self._loop = asyncio.get_running_loop()
-        self.answer: asyncio.Future[T] = self._loop.create_future()
+        self.answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._value: T | None = None
         self._failure: BaseException | None = None
 
@@ -350,17 +356,25 @@ class _Step(Generic[T]):
     def fail(self, failure: BaseException) -> None:
         self._failure = failure
 
-    def tell(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._resolve)
-
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
+        """Answer whoever waits. On its loop."""
         if self.answer.done():
             return
         if self._failure is not None:
             self.answer.set_exception(self._failure)
         else:
             self.answer.set_result(self._value)  # type: ignore[arg-type]
+
+
+def _tell(group: Sequence[_Step[Any]]) -> None:
+    """Answer all of a group at once: waking the loop costs more than an answer."""
+
+    def resolve() -> None:
+        for step in group:
+            step.resolve()
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        group[0].answer.get_loop().call_soon_threadsafe(resolve)
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -427,10 +441,15 @@ def _raise_fence(db: sqlite3.Connection, environment: str, fence: int) -> None:
 
 
 def _step(db: sqlite3.Connection, id: str, signal: Signal) -> State:
-    found = _find(db, id)
+    found = _state(db, id)
     if found is None:
         raise Missing(f"{id}: is not in the ledger")
-    return LIFECYCLE.step(found.state, signal)
+    return LIFECYCLE.step(found, signal)
+
+
+def _state(db: sqlite3.Connection, id: str) -> State | None:
+    row = db.execute("SELECT state FROM entries WHERE id = ?", (id,)).fetchone()
+    return State(row[0]) if row else None
 
 
 def _find(db: sqlite3.Connection, id: str) -> Entry | None:

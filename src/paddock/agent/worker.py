@@ -273,14 +273,16 @@ class Worker:
         """Decide, and begin what is to be done. What goes wrong is returned: raised, it would end the whole group."""
         faults.at("agent.accepting")
         try:
-            admitted = await self._ledger.admit(asked, entry=entry, busy=self._busy(), floor=self._floor(asked))
+            admitted = await self._ledger.admit(
+                asked, entry=entry, busy=self._busy(), floor=self._floor(asked), starts=isinstance(deed, Work)
+            )
         except Exception as exc:
             return exc
         if not isinstance(admitted.decision, Act):
             return admitted.decision
         faults.at("agent.accepted")
         _log.info("accepted", extra={"command": entry.id, "method": entry.method})
-        return self._begin(entry, deed, is_new=True)
+        return self._begin(admitted.entry or entry, deed, is_new=True)
 
     def _busy(self) -> str:
         if self.is_stopping:
@@ -513,7 +515,8 @@ class Worker:
 
     async def _run_work(self, running: _Running, work: Work) -> Outcome:
         faults.at("agent.working")
-        running.entry = await self._ledger.start(running.entry, keeper=None)
+        if running.entry.state is State.ACCEPTED:
+            running.entry = await self._ledger.start(running.entry, keeper=None)
         async with self._allowed(running):
             if work.streams:
                 self.spool.grow(running.call.task, LOG_STREAM, running.call.directory / "output")
@@ -577,14 +580,19 @@ class Worker:
         while True:
             try:
                 faults.at("agent.finishing")
-                entry = await self._ledger.finish(entry, outcome)
+                # Nobody tells the outcome of a command that is no task: whoever asks again is answered.
+                told = None if self._is_task(entry.method) else datetime.now(UTC)
+                entry = await self._ledger.finish(entry, outcome, acknowledged=told)
                 break
             except Unwritable as exc:
                 _log.warning("outcome waits for the disk", extra={"task": entry.task, "why": exc.message})
                 await asyncio.sleep(_RETRY)
         faults.at("agent.finished")
         _log.info("ended", extra={"task": entry.task, "code": str(outcome.code or "complete")})
-        self._take_finished(entry)
+        if entry.state is State.FINISHED:
+            self._take_finished(entry)
+        else:
+            await self._clear(entry)
         return entry
 
     def _take_finished(self, entry: Entry) -> None:
@@ -610,9 +618,13 @@ class Worker:
         with contextlib.suppress(Unwritable):  # then it is told again after the next start
             await self._ledger.acknowledge([entry.id], now=datetime.now(UTC))
             faults.at("agent.acknowledged")
-            directory = self._settings.tasks / name_for(entry.task)
-            if directory.exists():
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await self._clear(entry)
+
+    async def _clear(self, entry: Entry) -> None:
+        """Nobody needs its directory any more; one that stays after a crash is swept at birth."""
+        directory = self._settings.tasks / name_for(entry.task)
+        if directory.exists():
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 def _left(directory: Path) -> dict[str, Stream]:
