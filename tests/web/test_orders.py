@@ -1,6 +1,7 @@
 """Commanding agents over HTTP: ordered once, waited for, read as it comes."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import httpx
@@ -13,10 +14,10 @@ from tests.web.conftest import ask
 from tests.web.scene import LAB, OPERATOR, PERSON, Scene
 
 HOST = "/api/v1/agents/vm-1/commands"
-RUN = {"method": "script.run", "params": {"run": "true"}, "id": "mine-1"}
+RUN: dict[str, object] = {"method": "script.run", "params": {"run": "true"}, "id": "mine-1"}
 
 
-async def order(client: httpx.AsyncClient, body: dict[str, object] = RUN) -> shapes.AgentCommand:
+async def order(client: httpx.AsyncClient, body: Mapping[str, object] = RUN) -> shapes.AgentCommand:
     answer = await client.post(HOST, json=body)
     assert answer.status_code == 201, answer.text
     return shapes.read(shapes.AgentCommand, answer.json())

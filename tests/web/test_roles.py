@@ -38,7 +38,15 @@ async def test_a_route_without_an_entry_is_nobodys(scene: Scene, monkeypatch: py
 
 
 def _address(template: str) -> str:
-    names = {"id": "none-such", "stream": "main-1-one", "name": "nobody", "path": "x", "forge": "review", "number": "1", "command": "c1"}
+    names = {
+        "id": "none-such",
+        "stream": "main-1-one",
+        "name": "nobody",
+        "path": "x",
+        "forge": "review",
+        "number": "1",
+        "command": "c1",
+    }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: names[found[1]], template)
 
 

@@ -3,11 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import httpx
 
-from paddock.client.calls import Call
+from paddock.client.calls import Call, Piece
 from paddock.client.errors import Unreachable
 from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffered, PaddockError, Refused, Stale
 from paddock.wire import shapes
@@ -32,11 +32,21 @@ ERRORS: Mapping[str, type[PaddockError]] = {
 
 def read(call: Call[S], answer: httpx.Response) -> S:
     """The answer as the call's shape; raises what the server said, or Broken where it is no answer of Paddock's."""
+    if answer.is_success and call.shape is Piece:
+        return cast("S", _piece(call, answer))
     if answer.is_success:
         if not answer.content:
             return shapes.read(call.shape, {})
         return shapes.read(call.shape, _decode(answer))
     raise failure(answer)
+
+
+def _piece(call: Call[S], answer: httpx.Response) -> Piece:
+    length, ended = answer.headers.get("paddock-length", ""), answer.headers.get("paddock-ended")
+    if not length.isdigit() or ended is None:
+        raise Broken(f"{answer.request.url.path}: its answer is no output", hint="is it a Paddock server?")
+    offset = int(call.query.get("offset", "0"))
+    return Piece(data=answer.content, offset=offset, length=int(length), is_last=ended == "yes")
 
 
 def failure(answer: httpx.Response) -> PaddockError:

@@ -1,7 +1,8 @@
 """The client for programs with a loop; a task renews the lease it holds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self, TypeVar
@@ -14,7 +15,7 @@ from paddock.client.errors import LeaseLost, NoEnvironment, Unreachable
 from paddock.client.finding import Place, find
 from paddock.client.waiting import Granted
 from paddock.core.errors import PaddockError, Refused
-from paddock.wire.shapes import Lease, Machine
+from paddock.wire.shapes import AgentCommand, Lease, Machine
 
 S = TypeVar("S")
 
@@ -72,6 +73,61 @@ class AsyncClient:
             yield page
             below = getattr(page, "next", None)
             if below is None:
+                return
+
+    # ---- commands to agents ----
+
+    async def order(
+        self,
+        agent: str,
+        method: str,
+        params: Mapping[str, object] | None = None,
+        *,
+        id: str = "",
+        wait: float | None = 0.0,
+    ) -> AgentCommand:
+        """Have an agent do something, and wait so many seconds for its end (None: however long it takes).
+
+        `id` is yours: after an Unreachable ask again with the same one, and it is the same command, executed once.
+        """
+        name = id or uuid.uuid4().hex
+        asked = await self.send(calls.order(agent, method, params or {}, id=name))
+        return await self.finish(asked, wait=wait)
+
+    async def finish(self, command: AgentCommand, *, wait: float | None = None) -> AgentCommand:
+        """The command as it is at its end, or after so many seconds; a restart of the server is waited out."""
+        heard = term.now()
+        until = None if wait is None else heard + wait
+        while not waiting.is_over(command):
+            left = waiting.LOOK if until is None else min(waiting.LOOK, until - term.now())
+            if left <= 0:
+                break
+            try:
+                command = await self.send(calls.command(command.agent, command.id, wait=round(left, 3)))
+                heard = term.now()
+            except Unreachable:
+                if term.now() - heard > waiting.SILENCE:
+                    raise
+                await asyncio.sleep(waiting.PAUSE)
+        return command
+
+    async def output(self, command: AgentCommand, *, stream: str = "out", offset: int = 0) -> AsyncIterator[bytes]:
+        """What a command prints, from `offset` bytes on, as it comes, to its end."""
+        heard = term.now()
+        while True:
+            try:
+                call = calls.output(command.agent, command.id, stream=stream, offset=offset, wait=waiting.LOOK)
+                piece = await self.send(call)
+                heard = term.now()
+            except Unreachable:
+                if term.now() - heard > waiting.SILENCE:
+                    raise
+                await asyncio.sleep(waiting.PAUSE)
+                continue
+            if piece.data:
+                yield piece.data
+            offset += len(piece.data)
+            if piece.is_last:
                 return
 
     # ---- leases ----

@@ -138,6 +138,49 @@ def agent(id: str) -> Call[shapes.AgentDetail]:
     return _read(f"/agents/{_part(id)}", shapes.AgentDetail)
 
 
+# ---- commands to agents ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Bytes of a stream from `offset` on. `is_last`: nothing follows them."""
+
+    data: bytes
+    offset: int
+    length: int
+    """How long the stream is by now."""
+    is_last: bool
+
+
+def order(agent: str, method: str, params: Mapping[str, object], *, id: str = "") -> Call[shapes.AgentCommand]:
+    """Have an agent do something. With an id it may be asked again after a lost answer: it is the same command."""
+    body = shapes.OrderCommand(method=method, params=params, id=id)
+    return _ask(f"/agents/{_part(agent)}/commands", shapes.AgentCommand, body, is_safe=bool(id))
+
+
+def commands(
+    agent: str, *, below: str | None = None, state: str = "", limit: int | None = None
+) -> Call[shapes.AgentCommands]:
+    path = f"/agents/{_part(agent)}/commands"
+    return _read(path, shapes.AgentCommands, below=below, state=state, limit=limit)
+
+
+def command(agent: str, id: str, *, wait: float = 0.0) -> Call[shapes.AgentCommand]:
+    """One command; with `wait`, answered when it is over or after so many seconds."""
+    return _read(f"/agents/{_part(agent)}/commands/{_part(id)}", shapes.AgentCommand, wait=wait)
+
+
+def output(agent: str, id: str, *, stream: str = "out", offset: int = 0, wait: float = 0.0) -> Call[Piece]:
+    """What it printed, or a file that it brought; with `wait`, as soon as there is more than `offset` bytes."""
+    path = f"/agents/{_part(agent)}/commands/{_part(id)}/output"
+    return _read(path, Piece, wait=wait, stream=stream, offset=offset)
+
+
+def cancel_command(agent: str, id: str, *, grace: float | None = None) -> Call[shapes.AgentCommand]:
+    body = shapes.CancelCommand(grace=grace)
+    return _ask(f"/agents/{_part(agent)}/commands/{_part(id)}/cancel", shapes.AgentCommand, body)
+
+
 # ---- runs, rounds, changes, events -----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from paddock.client.errors import LeaseLost, NoEnvironment
 from paddock.client.term import Term, grace_of
 from paddock.core.errors import Conflict, Missing, PaddockError, Refused
-from paddock.wire.shapes import Lease, Machine
+from paddock.wire.shapes import AgentCommand, Lease, Machine
 
 LOOK = 20.0
 """Seconds that one request waits in the server for a grant."""
@@ -17,6 +17,14 @@ SILENCE = 120.0
 """Seconds for which a server may be silent while we stand in its queue, which outlives it."""
 PAUSE = 1.0
 """Seconds between attempts to ask a silent server."""
+
+
+_OVER = frozenset({"complete", "failed"})
+
+
+def is_over(command: AgentCommand) -> bool:
+    """Whether a command has its final state."""
+    return command.state in _OVER
 
 
 @dataclass(frozen=True, kw_only=True)

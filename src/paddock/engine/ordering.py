@@ -189,7 +189,7 @@ def _check_offered(agent: Agent, method: str) -> None:
     if method not in (agent.methods or methods.METHODS):
         raise NotOffered(
             f"agent {agent.name}: it has no method {method}",
-            hint=f"it offers: {' '.join(sorted(agent.methods)) or 'nothing'}",
+            hint=f"it offers: {' '.join(sorted(agent.methods))}" if agent.methods else "docs/methods.md has them all",
         )
 
 
