@@ -1,4 +1,4 @@
-"""Puts, reads and collects files, following no symbolic link on the way.
+"""Puts, reads, sends and collects files, following no symbolic link on the way.
 
 Effects: idempotent; a put appears whole or not at all, reading changes nothing.
 """
@@ -7,221 +7,104 @@ import base64
 import functools
 import hashlib
 import os
-import secrets
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from paddock.agent import paths
 from paddock.agent.entry import Outcome, Stream
-from paddock.agent.skills import globs
+from paddock.agent.skills import collects, puts
 from paddock.agent.skills.skill import Call, Deed, Place, Read, Work, in_thread
-from paddock.core.errors import Missing, Refused
-from paddock.hands import faults
+from paddock.core.errors import Refused
 from paddock.wire.framing import JSON
 
-_NAMES_ROOM = 600 << 10
-"""Bytes that the names may take in a result, twice over: a message holds 1 MiB."""
-_REFUSED_AT_MOST = 500
+STREAM = "file"
 _CHUNK = 1 << 20
 
 
 def methods(place: Place) -> Mapping[str, Deed]:
-    """file.put, file.get, file.collect."""
+    """file.put, file.get, file.send, file.collect."""
 
     async def get(call: Call) -> Mapping[str, JSON]:
         return (await in_thread(functools.partial(_get, place, call))).result
 
     async def put(call: Call) -> Outcome:
-        return await in_thread(functools.partial(_put, place, call))
+        return await in_thread(functools.partial(puts.put, place, plain(place, call.text("path")), call))
+
+    async def send(call: Call) -> Outcome:
+        return await in_thread(functools.partial(_send, place, call))
 
     async def collect(call: Call) -> Outcome:
-        return await in_thread(functools.partial(_collect, place, call))
+        return await in_thread(functools.partial(collects.collect, place, call))
 
-    return {"file.put": Work(act=put), "file.get": Read(answer=get), "file.collect": Work(act=collect)}
+    place.keep("file.parts", lambda: puts.expire_for_ever(place))
+    return {
+        "file.put": Work(act=put),
+        "file.get": Read(answer=get),
+        "file.send": Work(act=send),
+        "file.collect": Work(act=collect),
+    }
 
 
-def _plain(place: Place, path: str) -> Path:
+def plain(place: Place, path: str) -> Path:
     """The path to walk: on a machine as it is, elsewhere with the links of the way there resolved as a user expects."""
     wanted = place.resolve(path)
     return wanted if place.machine else Path(os.path.realpath(wanted.parent)) / wanted.name
 
 
 def _get(place: Place, call: Call) -> Outcome:
-    handle = paths.open_file(_plain(place, call.text("path")))
+    handle = paths.open_file(plain(place, call.text("path")))
     try:
         data = os.pread(handle, call.number("length"), call.number("offset"))
-        size = os.fstat(handle).st_size
+        found = os.fstat(handle)
     finally:
         os.close(handle)
-    return Outcome(result={"data": base64.b64encode(data).decode("ascii"), "size": size})
+    return Outcome(
+        result={
+            "data": base64.b64encode(data).decode("ascii"),
+            "size": found.st_size,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "version": _version(found),
+            **_attributes(found),
+        }
+    )
 
 
-def _put(place: Place, call: Call) -> Outcome:
-    path = _plain(place, call.text("path"))
-    data = base64.b64decode(call.text("data"))
-    directory = paths.enter(path.parent, make=True)
-    draft = f".{path.name[:200]}.{secrets.token_hex(4)}"
+def _send(place: Place, call: Call) -> Outcome:
+    """The stream names the file itself: nothing is copied, and whoever gets other bytes sees it by the digest."""
+    path = plain(place, call.text("path"))
+    handle = paths.open_file(path)
     try:
-        handle = os.open(
-            draft, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=directory
-        )
-        try:
-            _fill(handle, path, call.number("offset"), data)
-            found, size = _digest(handle), os.fstat(handle).st_size
-            if (wanted := call.text("sha256")) and wanted != found:
-                raise Refused(f"{path}: would be {found}, not {wanted}")
-            os.fchmod(handle, call.number("mode", 0o644))
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        faults.at("agent.putting")
-        os.rename(draft, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-        faults.at("agent.put")
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft, dir_fd=directory)
-        raise
+        before = os.fstat(handle)
+        if before.st_size > (limit := call.number("size_limit")):
+            raise Refused(f"{path}: has {before.st_size} bytes, more than size_limit {limit}")
+        digest = _digest(call, handle, before.st_size)
     finally:
-        os.close(directory)
-    return Outcome(result={"size": size, "sha256": found})
+        os.close(handle)
+    return Outcome(
+        result={"size": before.st_size, "sha256": digest, "version": _version(before), **_attributes(before)},
+        streams={STREAM: Stream(path=str(path), length=before.st_size)},
+    )
 
 
-def _fill(handle: int, path: Path, offset: int, data: bytes) -> None:
-    if offset:
-        source = paths.open_file(path)
-        try:
-            if os.fstat(source).st_size < offset:
-                raise Refused(f"{path}: shorter than offset {offset}")
-            copied = 0
-            while copied < offset:
-                copied += os.copy_file_range(source, handle, offset - copied)
-        finally:
-            os.close(source)
-    written = 0
-    while written < len(data):
-        written += os.pwrite(handle, data[written:], offset + written)
-
-
-def _digest(handle: int) -> str:
+def _digest(call: Call, handle: int, size: int) -> str:
+    """Of the first `size` bytes, in little memory."""
     digest = hashlib.sha256()
     offset = 0
-    while data := os.pread(handle, _CHUNK, offset):
+    while offset < size:
+        data = os.pread(handle, min(_CHUNK, size - offset), offset)
+        if not data:
+            raise Refused(f"{call.text('path')}: became shorter while it was read")
         digest.update(data)
         offset += len(data)
+        if offset % (64 * _CHUNK) == 0:
+            call.progress(100 * offset / size, None)
     return digest.hexdigest()
 
 
-# ---- collect ---------------------------------------------------------------------------------------------------------
+def _version(found: os.stat_result) -> str:
+    """Pieces that were read at one version are of one content."""
+    return f"{found.st_ino}-{found.st_size}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Found:
-    """Something that matches: its relative path, its size, or why it is not taken."""
-
-    path: str
-    size: int = 0
-    why: str = ""
-
-
-def _collect(place: Place, call: Call) -> Outcome:
-    wanted = place.resolve(call.text("root"))
-    root = wanted if place.machine else Path(os.path.realpath(wanted))
-    patterns = [globs.split(pattern) for pattern in call.texts("globs")]
-    try:
-        top = paths.enter(root)
-    except Missing:
-        # A job that made no results directory has no results.
-        return Outcome(result={"files": [], "refused": []})
-    try:
-        found = sorted(_walk(top, (), patterns), key=lambda one: one.path)
-    finally:
-        os.close(top)
-    return _chosen(root, found, call)
-
-
-def _chosen(root: Path, found: list[_Found], call: Call) -> Outcome:
-    files: list[JSON] = []
-    refused: list[dict[str, JSON]] = []
-    beyond: list[dict[str, JSON]] = []
-    streams: dict[str, Stream] = {}
-    file_limit, total = call.number("file_limit"), call.number("total_limit")
-    room = _NAMES_ROOM
-    for one in found:
-        why = one.why
-        room -= 2 * len(one.path.encode()) + 60
-        size = min(one.size, file_limit)
-        if not why and len(streams) >= call.number("names_limit"):
-            why = "more files than are taken"
-        elif not why and room < 0:
-            why = "more names than a message holds"
-        elif not why and size > total:
-            why = "more bytes in all than are taken"
-        if why:
-            (refused if one.why else beyond).append({"path": one.path[:500], "why": why})
-            continue
-        if one.size > file_limit:
-            refused.append({"path": one.path[:500], "why": f"cut at {file_limit} of {one.size} bytes"})
-        total -= size
-        files.append({"path": one.path, "size": size})
-        streams[one.path] = Stream(path=str(root / one.path), length=size)
-    # What is odd by itself is told before what is only one too many: a flood of files hides nothing.
-    refused += beyond
-    if len(refused) > _REFUSED_AT_MOST:
-        more = len(refused) - _REFUSED_AT_MOST
-        refused = [*refused[:_REFUSED_AT_MOST], {"path": "...", "why": f"and {more} more"}]
-    return Outcome(result={"files": files, "refused": refused}, streams=streams)
-
-
-def _walk(directory: int, way: tuple[str, ...], patterns: list[tuple[str, ...]]) -> Iterator[_Found]:
-    """What matches below an open directory. Links are named and not followed."""
-    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        with os.scandir(here) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            yield from _look(here, (*way, name), patterns)
-    finally:
-        os.close(here)
-
-
-def _look(here: int, way: tuple[str, ...], patterns: list[tuple[str, ...]]) -> Iterator[_Found]:
-    try:
-        mode = os.stat(way[-1], dir_fd=here, follow_symlinks=False)
-    except OSError:
-        return  # gone meanwhile
-    if stat.S_ISDIR(mode.st_mode):
-        try:
-            below = os.open(way[-1], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-        except OSError:
-            return
-        try:
-            yield from _walk(below, way, patterns)
-        except OSError as exc:
-            yield _Found(path=_shown(way), why=str(exc.strerror))
-        finally:
-            os.close(below)
-    elif globs.matches(way, patterns):
-        yield _Found(path=_shown(way), size=mode.st_size, why=_objection(way, mode.st_mode))
-
-
-def _objection(way: tuple[str, ...], mode: int) -> str:
-    """Why a file that matches is not taken; nothing if it is."""
-    if stat.S_ISLNK(mode):
-        return "is a symbolic link"
-    if not stat.S_ISREG(mode):
-        return "is no plain file"
-    path = "/".join(way)
-    if not path.isprintable() or "\\" in path:
-        return "its name holds characters that do not print"
-    if len(path.encode()) > 1024 or any(len(part.encode()) > 255 for part in way):
-        return "its name is too long"
-    return ""
-
-
-def _shown(way: tuple[str, ...]) -> str:
-    """As text that prints, whatever bytes the name has."""
-    path = "/".join(way)
-    return path if path.isprintable() else path.encode("unicode_escape", "backslashreplace").decode("ascii")
+def _attributes(found: os.stat_result) -> dict[str, JSON]:
+    return {"mode": found.st_mode & 0o7777, "uid": found.st_uid, "gid": found.st_gid}

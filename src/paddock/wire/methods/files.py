@@ -6,7 +6,7 @@ from paddock.wire.methods.table import GIB, MIB, PATH, PUT_LIMIT, Effect, Kind, 
 METHODS = (
     Method(
         name="file.put",
-        caption="Make a file hold these bytes: temporary name, fsync, rename.",
+        caption="Make a file hold these bytes, at once or piece by piece: never seen before it is whole.",
         toward=Toward.AGENT,
         effect=Effect.ENSURE,
         role=Role.PERSON,
@@ -21,13 +21,21 @@ METHODS = (
                 kind=Kind.INTEGER,
                 unit="bytes",
                 default=0,
-                doc="keep so much of the file that is there and put data after it; 0 replaces the file",
+                doc="without total: keep so much of the file that is there and put data after it; 0 replaces the file",
             ),
+            Param(
+                name="total",
+                kind=Kind.INTEGER,
+                unit="bytes",
+                doc="of the whole file: data is its piece at offset, and it appears with the last one; needs sha256",
+            ),
+            Param(name="owner", kind=Kind.NAME, doc="user by name or number, for root only; as it comes if absent"),
+            Param(name="group", kind=Kind.NAME, doc="group by name or number; as it comes if absent"),
             Param(
                 name="sha256", kind=Kind.TEXT, pattern="[0-9a-f]{64}", doc="of the whole file afterwards, or refused"
             ),
         ),
-        result="{size, sha256}",
+        result="{size, sha256, have, complete}; a piece that is not the last: {have, complete}: go on at have",
     ),
     Method(
         name="file.get",
@@ -48,7 +56,22 @@ METHODS = (
                 doc="at most so many",
             ),
         ),
-        result="{data, size}: base64, and the size of the file",
+        result="{data, sha256, size, version, mode, uid, gid}: a piece and its digest; those of one version fit together",
+    ),
+    Method(
+        name="file.send",
+        caption="Send a whole file as the output stream `file`, of any size, with its digest.",
+        toward=Toward.AGENT,
+        effect=Effect.READ,
+        role=Role.PERSON,
+        task=True,
+        params=(
+            PATH,
+            Param(
+                name="size_limit", kind=Kind.INTEGER, unit="bytes", default=1024 * GIB, doc="a larger file is refused"
+            ),
+        ),
+        result="{size, sha256, version, mode, uid, gid}; a file that changes while it is sent has another digest",
     ),
     Method(
         name="file.collect",
