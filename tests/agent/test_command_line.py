@@ -86,7 +86,8 @@ def complaint(err: str) -> list[str]:
         (["--server", NOWHERE, "--proxy", "gopher://x"], "not a proxy's URL", "socks5://"),
         (["--server", NOWHERE, "--skills", "script,foo"], "foo: no such skill", "local, script, sources, system"),
         (["--server", NOWHERE, "--skills", "script,"], "'': no such skill", "script"),
-        (["--line", "tcp:1"], "not a socket's path", "unix:PATH"),
+        (["--line", "gopher:1"], "not a line", "unix:PATH"),
+        (["--line", "tls:1"], "needs host and port", "tls://HOST:PORT"),
     ],
 )
 def test_a_line_that_cannot_be_meant_is_wrong_use(words: list[str], what: str, hint: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ async def waits(url: str, *, count: int, why: Unwelcome | None = None) -> list[t
 
     hurried = Hurried(count=count)
     with pytest.raises(asyncio.CancelledError):
-        await dialing.keep(Server(url=url, backoff=hurried), speak, subject="server")
+        await dialing.keep(Server(urls=(url,), backoff=hurried), speak, subject="server")
     return hurried.waits
 
 
@@ -79,7 +79,7 @@ async def test_a_reason_is_told_once_until_there_is_another(caplog: pytest.LogCa
         return next(reasons)
 
     async with serve(lambda connection: connection.wait_closed(), "127.0.0.1", 0) as server:
-        where = Server(url=f"ws://127.0.0.1:{_port(server)}/agent", backoff=Hurried(count=6))
+        where = Server(urls=(f"ws://127.0.0.1:{_port(server)}/agent",), backoff=Hurried(count=6))
         with pytest.raises(asyncio.CancelledError):
             await dialing.keep(where, speak, subject="server")
     told = [(one.levelname, vars(one)["why"]) for one in caplog.records if one.getMessage() == "link is over"]
@@ -93,7 +93,7 @@ async def test_what_is_hopeless_is_not_tried_again() -> None:
         async def speak(link: Link) -> str:
             raise Hopeless("enrol: this code is over")
 
-        where = Server(url=f"ws://127.0.0.1:{_port(server)}/agent", backoff=hurried)
+        where = Server(urls=(f"ws://127.0.0.1:{_port(server)}/agent",), backoff=hurried)
         with pytest.raises(Hopeless):
             await dialing.keep(where, speak, subject="server")
     assert hurried.waits == []
@@ -101,7 +101,7 @@ async def test_what_is_hopeless_is_not_tried_again() -> None:
 
 def test_a_token_goes_in_clear_only_where_that_is_wanted() -> None:
     def found(url: str, **more: bool) -> str:
-        return dialing.server(url, authorities=None, certificate=None, **more).url
+        return dialing.server((url,), authorities=None, certificate=None, **more).urls[0]
 
     with pytest.raises(WrongUse, match="in clear"):
         found("ws://192.0.2.1/agent")

@@ -7,41 +7,38 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import threading
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-from paddock.agent import dialing, identity, settings, skills
+from paddock.agent import attending, dialing, identity, settings, skills
+from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
 from paddock.agent.conversation import Conversation
-from paddock.agent.dialing import Hopeless, Server, Unwelcome
+from paddock.agent.dialing import Hopeless, Server
 from paddock.agent.duty import keep
 from paddock.agent.entry import Moment
 from paddock.agent.floor import Floor
-from paddock.agent.identity import Identity
+from paddock.agent.greeting import ADD, Greeting
 from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.life import Life
 from paddock.agent.logs import Logs
 from paddock.agent.settings import Settings, WrongUse
 from paddock.agent.skills.skill import Place
-from paddock.agent.skills.system import SOFTWARE, facts
 from paddock.agent.worker import Worker
-from paddock.core.errors import Broken, PaddockError, Refused
-from paddock.hands import faults, links
+from paddock.core.errors import PaddockError, Refused
+from paddock.hands import faults
 from paddock.hands.keeper import boot_id
 from paddock.hands.launcher import Launcher
 from paddock.hands.links import Link
 from paddock.hands.trees import Cgroup
-from paddock.wire.hello import Enrol, Hello, Status
-from paddock.wire.messages import Code
+from paddock.wire.backoff import Backoff
+from paddock.wire.hello import Status
 
 _log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
-_ADD = "paddock host add NAME makes a code, and prints the command that uses it"
 _STOP_LIMIT = timedelta(seconds=2)
 _LEAVE_LIMIT = 4.5  # seconds from the signal, whatever the server or the disk does
 
@@ -54,12 +51,13 @@ class Agent:
         self._boot_id = boot_id()
         self._worker: Worker | None = None
         self._conversation: Conversation | None = None
-        self._stop = asyncio.Event()
-        self._accepted: Identity | None = None  # with the token that the server took last
-        self._tries_old_token = False
+        self._life = Life()
+        self._stop = self._life.ended
+        self._alerts = Alerts(chosen.state / "alerts")
+        self._greeting: Greeting | None = None
         self._hopeless: Hopeless | None = None
         self._kept: list[asyncio.Task[None]] = []
-        self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()))
+        self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()), directory=chosen.state / "log")
         self.ready = asyncio.Event()
 
     def stop(self) -> None:
@@ -74,11 +72,11 @@ class Agent:
         """
         chosen = self._settings
         self._check_skills()
-        server = self._server() if chosen.line is None else None
+        server = self._server()
         with contextlib.ExitStack() as held:
             with settings.opening(chosen):
                 if server is not None and not chosen.code and identity.load(chosen.state) is None:
-                    raise WrongUse(f"{chosen.state}: no identity yet, and no --code", hint=_ADD)
+                    raise WrongUse(f"{chosen.state}: no identity yet, and no --code", hint=ADD)
                 settings.prepare(chosen)
                 held.enter_context(settings.locked(chosen))
                 if chosen.cgroup is not None:
@@ -86,6 +84,7 @@ class Agent:
                         Cgroup(path=chosen.cgroup).add(0)
                 identity.sign_in(chosen.state)
                 ledger = await asyncio.to_thread(Ledger.open, chosen.ledger)
+            self._alerts.load()
             logger = logging.getLogger("paddock")
             logger.addHandler(self._logs)
             try:
@@ -97,6 +96,7 @@ class Agent:
                 raise _first(broken) from broken
             finally:
                 logger.removeHandler(self._logs)
+                self._logs.close()
                 await ledger.close()
         if self._hopeless is not None:
             raise self._hopeless
@@ -124,9 +124,16 @@ class Agent:
                     moment=self._moment,
                 )
                 self._worker = worker
+                self._greeting = Greeting(
+                    self._settings,
+                    boot_id=self._boot_id,
+                    ledger=ledger,
+                    code=lambda: self._settings.code,
+                    enrolled=lambda: None,
+                )
                 self._logs.attach(asyncio.get_running_loop(), worker.news)
                 await worker.recover()
-                speaking = group.create_task(self._speak(worker, ledger, place, server))
+                speaking = group.create_task(self._speak(worker, self._greeting, place, server))
                 pruning = group.create_task(self._prune(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
                 await self._stop.wait()
@@ -147,6 +154,8 @@ class Agent:
             state=chosen.state,
             keep=lambda name, duty: self._kept.append(group.create_task(keep(name, duty))),
             running=lambda: self._worker.count if self._worker else 0,
+            alerts=self._alerts,
+            life=self._life,
             carrying=self._carrying(ledger, server),
             environment=chosen.environment,
             machine=chosen.machine,
@@ -156,11 +165,11 @@ class Agent:
         )
 
     def _carrying(self, ledger: Ledger, server: Server | None) -> Carrying | None:
-        if server is None:
+        if server is None or self._settings.line:
             return None
         return Carrying(
             server=server,
-            identity=lambda: self._accepted or identity.load(self._settings.state),
+            identity=lambda: (self._greeting and self._greeting.accepted) or identity.load(self._settings.state),
             ledger=ledger,
             hidden=self._settings.hidden,
             walled=self._settings.bubblewrap,
@@ -168,129 +177,48 @@ class Agent:
 
     # Speaking
 
-    async def _speak(self, worker: Worker, ledger: Ledger, place: Place, server: Server | None) -> None:
-        if self._settings.line is not None:
-            await self._serve(self._settings.line, worker, ledger, place)
-        elif server is not None:
-            self.ready.set()
-            try:
-                await dialing.keep(server, lambda link: self._converse(link, worker, ledger, place), subject="server")
-            except Hopeless as exc:
-                self._hopeless = exc
-                self.stop()
+    async def _speak(self, worker: Worker, greeting: Greeting, place: Place, server: Server | None) -> None:
+        async def converse(link: Link) -> str:
+            return await self._converse(link, worker, greeting, place)
 
-    def _server(self) -> Server:
+        try:
+            if server is not None:
+                self.ready.set()
+                await dialing.keep(server, converse, subject="server")
+            else:
+                await attending.attend(self._settings.line, converse, ready=self.ready, over=self.stop)
+        except Hopeless as exc:
+            self._hopeless = exc
+            self.stop()
+
+    def _server(self) -> Server | None:
+        """Whom it dials; None if it is spoken to."""
         chosen = self._settings
+        if chosen.line and not chosen.is_dialling:
+            attending.check(chosen.line)
+            return None
         return dialing.server(
-            chosen.server,
+            chosen.servers or (chosen.line,),
             authorities=chosen.authorities,
             certificate=chosen.certificate,
             fingerprint=chosen.fingerprint,
             proxy=chosen.proxy,
             insecure=chosen.insecure,
+            option="--line" if chosen.line else "--server",
+            limit=chosen.connect_limit,
+            backoff=Backoff(most=max(chosen.retry_limit, Backoff().least)),
         )
 
-    async def _serve(self, path: Path, worker: Worker, ledger: Ledger, place: Place) -> None:
-        """The newest link is the live one: whoever dials again has lost the one before."""
-        live: asyncio.Task[None] | None = None
-
-        async def on_link(link: Link) -> None:
-            nonlocal live
-            before, live = live, asyncio.current_task()
-            if before is not None and not before.done():
-                before.cancel()
-                await asyncio.wait({before})
-            try:
-                reason = await self._converse(link, worker, ledger, place)
-                _log.info("link is over", extra={"subject": "line", "why": reason})
-            except PaddockError as exc:
-                _log.warning("not welcome", extra={"why": exc.message})
-
-        async with links.serve_lines(path, on_link):
-            self.ready.set()
-            await asyncio.Event().wait()
-
-    async def _converse(self, link: Link, worker: Worker, ledger: Ledger, place: Place) -> str:
-        conversation = Conversation(link=link, worker=worker, logs=self._logs)
+    async def _converse(self, link: Link, worker: Worker, greeting: Greeting, place: Place) -> str:
+        conversation = Conversation(
+            link=link, worker=worker, logs=self._logs, alerts=self._alerts, hello_limit=self._settings.hello_limit
+        )
         self._conversation = conversation
         try:
-            return await conversation.run(lambda one: self._open(one, worker, ledger, place))
+            return await conversation.run(lambda one: greeting.say(one, worker, place))
         finally:
             if self._conversation is conversation:
                 self._conversation = None
-
-    async def _open(self, conversation: Conversation, worker: Worker, ledger: Ledger, place: Place) -> None:
-        """The first words: enrolment if there is no identity yet, then hello."""
-        known = None
-        if self._settings.line is None:
-            known = identity.load(self._settings.state) or await self._enrol(conversation, place)
-        shown = known
-        if known is not None and known.new_token and not self._tries_old_token:
-            shown = Identity(agent=known.agent, token=known.new_token)
-        hello = Hello(
-            agent=shown.agent if shown else None,
-            token=shown.token if shown else None,
-            software=SOFTWARE,
-            boot_id=self._boot_id,
-            ledger=ledger.id,
-            skills=self._settings.skills,
-            methods=worker.methods(),
-            facts=facts(place),
-            fences=ledger.fences,
-            epoch=ledger.epoch,
-            seq=ledger.seq,
-            tasks=worker.tasks(),
-        )
-        try:
-            await conversation.hello(hello)
-        except Unwelcome as exc:
-            if exc.code is Code.REFUSED:
-                # It comes back by itself when its server's store is restored, so it goes on asking; a person is told.
-                exc.hint = (
-                    "where it is shut out: paddock host resume NAME; where it is not known: paddock host add NAME, "
-                    f"remove {self._settings.state / identity.FILE}, start it with the new --code"
-                )
-            # Which of two tokens the server knows is sure only once it has taken one: the other one is tried next.
-            self._tries_old_token = not self._tries_old_token
-            raise
-        _log.info("session began", extra={"agent": known.agent if known else place.machine})
-        if shown is not None and known is not None:
-            self._accepted = Identity(agent=shown.agent, token=shown.token)
-            await self._settle_token(conversation, known, self._accepted)
-
-    async def _enrol(self, conversation: Conversation, place: Place) -> Identity:
-        if not self._settings.code:
-            raise Hopeless(f"{self._settings.state}: its identity is gone", hint=_ADD)
-        enrol = Enrol(code=self._settings.code, facts=facts(place))
-        faults.at("agent.enrolling")
-        try:
-            answer = await conversation.open("enrol", enrol.params())
-        except Unwelcome as exc:
-            if exc.code not in (Code.REFUSED, Code.BAD_PARAMS):
-                raise
-            # A code that was not taken once is never taken: asking again would only look like guessing.
-            raise Hopeless(exc.message, hint=_ADD) from exc
-        name, token = answer.get("agent"), answer.get("token")
-        if not isinstance(name, str) or not isinstance(token, str):
-            raise Broken("enrol: the answer names no agent and token")
-        faults.at("agent.enrolled")
-        known = Identity(agent=name, token=token)
-        await asyncio.to_thread(identity.save, self._settings.state, known)
-        return known
-
-    async def _settle_token(self, conversation: Conversation, known: Identity, accepted: Identity) -> None:
-        """The token that has said hello is the only one from now on; one that is old is changed."""
-        state = self._settings.state
-        self._tries_old_token = False
-        if known.new_token:
-            await asyncio.to_thread(identity.save, state, accepted)
-        if identity.age(state, datetime.now(UTC)) < self._settings.rotation:
-            return
-        changing = replace(accepted, new_token=secrets.token_urlsafe(32))
-        # Ours first: whatever happens to the answer, both are tried.
-        await asyncio.to_thread(identity.save, state, changing)
-        await conversation.ask("token", {"new": changing.new_token})
-        _log.info("a new token was told", extra={"agent": accepted.agent})
 
     def _tell(self, status: Status) -> None:
         if self._conversation is not None:

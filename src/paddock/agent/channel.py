@@ -17,6 +17,7 @@ from paddock.core.errors import Broken
 from paddock.hands import links
 from paddock.hands.links import Link
 from paddock.wire import messages
+from paddock.wire.backoff import wish
 from paddock.wire.hello import Relay
 from paddock.wire.messages import Command, Failure, Success
 
@@ -96,8 +97,6 @@ async def _vouch(link: Link, wanted: Relay) -> None:
         case Success():
             pass
         case Failure(msg=msg, details=details):
-            after = details.get("retry_after")
-            span = timedelta(seconds=after) if isinstance(after, int | float) else None
-            raise Unwelcome(f"relay: {msg}", retry_after=span)
+            raise Unwelcome(f"relay: {msg}", retry_after=wish(details.get("retry_after")))
         case other:
             raise Broken(f"relay: answered by {type(other).__name__}")

@@ -10,16 +10,18 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
+from paddock.agent.alerts import Alert, Alerts
 from paddock.agent.dialing import Unwelcome
-from paddock.agent.logs import Logs
+from paddock.agent.logs import Batch, Logs
 from paddock.agent.worker import Worker
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import faults
 from paddock.hands.links import Closed, Link
+from paddock.wire.backoff import wish
 from paddock.wire.framing import JSON, Malformed
 from paddock.wire.hello import Hello, Output, Status, TaskState, Welcome
 from paddock.wire.messages import Code, Command, Failure, Success
-from paddock.wire.session import Answered, Close, Deliver, Send, Session, Side
+from paddock.wire.session import WELCOME_LIMIT, Answered, Close, Deliver, Send, Session, Side
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +35,21 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 class Conversation:
     """A session from the first word to the end of its link."""
 
-    def __init__(self, *, link: Link, worker: Worker, logs: Logs) -> None:
+    def __init__(
+        self, *, link: Link, worker: Worker, logs: Logs, alerts: Alerts, hello_limit: timedelta = WELCOME_LIMIT
+    ) -> None:
         self._link = link
         self._worker = worker
         self._logs = logs
-        self._session = Session(side=Side.AGENT, heartbeat=_HEARTBEAT, now=_now())
+        self._alerts = alerts
+        self._session = Session(side=Side.AGENT, heartbeat=_HEARTBEAT, now=_now(), welcome_limit=hello_limit)
         self._urgent: deque[str] = deque()
         self._wake = worker.news
         self._retime = asyncio.Event()
         self._asked = 0
         self._openings: dict[str, asyncio.Future[Success | Failure]] = {}
-        self._log_in_flight = False
+        self._batch: Batch | None = None
+        self._told: dict[str, Alert] = {}
         self._refusals: dict[str, int] = {}
         self._group: asyncio.TaskGroup | None = None
         self.welcome: Welcome | None = None
@@ -58,12 +64,8 @@ class Conversation:
         response = await self._ask_first(method, params)
         if isinstance(response, Success):
             return response.result
-        after = response.details.get("retry_after")
-        raise Unwelcome(
-            f"{method}: {response.msg}",
-            retry_after=timedelta(seconds=after) if isinstance(after, int | float) else None,
-            code=response.code,
-        )
+        after = wish(response.details.get("retry_after"))
+        raise Unwelcome(f"{method}: {response.msg}", retry_after=after, code=response.code)
 
     async def hello(self, hello: Hello) -> None:
         """Begin the session; then tell what is to be told again. Only while `run` runs."""
@@ -75,6 +77,7 @@ class Conversation:
         self.welcome = welcome
         for status in self._worker.finals():
             self.tell(status)
+        self._alerts.begin_session()
         self._wake.set()
 
     async def ask(self, method: str, params: Mapping[str, JSON]) -> Success | Failure:
@@ -90,9 +93,9 @@ class Conversation:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                # Waits for: messages, something to send, the session's clock, the opening words. Whoever ends first
-                # by an exception ends them all.
-                for duty in (self._receive(), self._send(), self._keep_time(), self._open(opening)):
+                # Waits for: messages, something to send, the session's clock, alerts, the opening words. Whoever ends
+                # first by an exception ends them all.
+                for duty in (self._receive(), self._send(), self._keep_time(), self._alarm(), self._open(opening)):
                     group.create_task(duty)
         except* (Closed, Malformed, _Over) as over:
             reason = str(_first(over))
@@ -151,6 +154,19 @@ class Conversation:
             self._retime.clear()
             await self._act(self._session.due(_now()))
 
+    async def _alarm(self) -> None:
+        """Tell each alert when it is due: new ones now, others when they are to be repeated."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._alerts.changed.clear()
+            while self.is_welcome and (alert := self._alerts.take(loop.time())) is not None:
+                self._tell_alert(alert)
+            due = self._alerts.next_due() if self.is_welcome else None
+            with contextlib.suppress(TimeoutError):
+                # Waits for: an alert that begins, ends or was answered, the welcome, the next repetition.
+                async with asyncio.timeout(None if due is None else max(due - loop.time(), 0)):
+                    await self._alerts.changed.wait()
+
     # Acts
 
     async def _act(self, acts: list[Deliver | Answered | Send | Close]) -> None:
@@ -188,9 +204,34 @@ class Conversation:
         elif request.method == "task_status":
             self._hear_status(request, response)
         elif request.method == "log":
-            self._log_in_flight = False
-            self._logs.pop()
-            self._wake.set()
+            self._hear_log(response)
+        elif request.method == "alert":
+            self._hear_alert(request, response)
+
+    def _hear_log(self, response: Success | Failure) -> None:
+        batch, self._batch = self._batch, None
+        if isinstance(response, Failure) and response.code in _RETRIED:
+            self._batch = batch  # nothing else is told until it is told again
+            self._later(self._tell_logs_again)
+            return
+        if batch is not None:
+            self._logs.pop(batch)  # also if it was refused for good: a line about that would be refused too
+        self._wake.set()
+
+    def _tell_logs_again(self) -> None:
+        self._batch = None
+        self._wake.set()
+
+    def _hear_alert(self, request: Command, response: Success | Failure) -> None:
+        alert = self._told.pop(request.id, None)
+        if alert is None or self._group is None:
+            return
+        answer = response.result if isinstance(response, Success) else None
+        is_final = isinstance(response, Failure) and response.code not in _RETRIED
+        if is_final:
+            _log.error("an alert was refused", extra={"about": alert.subject, "why": getattr(response, "msg", "")})
+        now = asyncio.get_running_loop().time()
+        self._group.create_task(self._alerts.hear(alert, answer, now=now, is_final=is_final))
 
     def _hear_output(self, request: Command, response: Success | Failure) -> None:
         task, stream = str(request.params["task_id"]), str(request.params["stream"])
@@ -220,7 +261,7 @@ class Conversation:
             self._worker.spool.drop(task)
         self._worker.told(task)
 
-    def _later(self, act: Callable[[], None]) -> None:
+    def _later(self, act: Callable[[], object]) -> None:
         async def wait() -> None:
             await asyncio.sleep(_RETELL)
             act()
@@ -238,7 +279,7 @@ class Conversation:
         self._retime.set()
         return await answer
 
-    def _command(self, method: str, params: Mapping[str, JSON]) -> None:
+    def _command(self, method: str, params: Mapping[str, JSON]) -> str:
         command = Command(id=self._id(method), method=method, params=params)
         try:
             self._put(self._session.send_command(command, _now()))
@@ -246,17 +287,26 @@ class Conversation:
             _log.error("a message cannot be said", extra={"method": method, "why": exc.message})
         except Refused:
             pass  # the session is closing: it is said on the next one
+        return command.id
 
     def _next_piece(self) -> str | None:
-        """A log line, or the next piece of output; nothing that could wait is taken while something urgent does."""
-        if not self._log_in_flight and (line := self._logs.peek()) is not None:
-            self._log_in_flight = True
-            return self._text("log", line)
+        """Log lines, or the next piece of output; nothing that could wait is taken while something urgent does."""
+        if self._batch is None and (batch := self._logs.peek()) is not None:
+            self._batch = batch
+            try:
+                return self._text("log", batch.params)
+            except Malformed:
+                self._batch = None
+                self._logs.pop(batch)
         piece: Output | None = self._worker.spool.take()
         if piece is None:
             return None
         faults.at("agent.output")
         return self._text("output", piece.params())
+
+    def _tell_alert(self, alert: Alert) -> None:
+        faults.at("alerts.telling")
+        self._told[self._command("alert", alert.params())] = alert
 
     def _text(self, method: str, params: Mapping[str, JSON]) -> str | None:
         try:

@@ -7,14 +7,15 @@ import asyncio
 import logging
 import random
 import ssl as tls
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from paddock.agent.rounds import Rounds
 from paddock.agent.settings import WrongUse
-from paddock.core.errors import PaddockError, Refused
+from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import links
 from paddock.hands.links import Link, Unreachable
 from paddock.wire.backoff import Backoff
@@ -46,42 +47,66 @@ class Hopeless(Refused):
     """No later attempt will do better: somebody has to change something, and start the agent again."""
 
 
+class Again(Broken):
+    """A good session was ended by this side, which has something to say first on the next one: no pause is due."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where the server is and what is trusted there; the context is made once for all links."""
+    """Where the server is, by one URL or several, and what is trusted there; the context is made once for all links.
 
-    url: str
+    Several URLs are several ways to the same agents' server, or its stand-ins: one identity is good at all of them.
+    """
+
+    urls: tuple[str, ...]
     ssl: tls.SSLContext | None = None
     proxy: str | None = None
     """As in links.connect."""
+    authorities: Path | None = None
+    """What a proxy that speaks TLS is checked against; the system's authorities if None."""
+    limit: timedelta = links.CONNECT_LIMIT
     backoff: Backoff = field(default_factory=Backoff)
 
 
 def server(
-    url: str,
+    urls: Sequence[str],
     *,
     authorities: Path | None,
     certificate: Path | None,
     fingerprint: str = "",
     proxy: str | None = None,
     insecure: bool = False,
+    limit: timedelta = links.CONNECT_LIMIT,
+    backoff: Backoff | None = None,
+    option: str = "--server",
 ) -> Server:
-    """The server of a URL. Refused for files that hold no certificates, WrongUse for a URL that is never dialled.
+    """The server of some URLs. Refused for files that hold no certificates, WrongUse for a URL that is never dialled.
 
-    That is one of an unknown kind, and one that would carry a token in clear, unless that is wanted (`insecure`).
+    That is one of an unknown kind, and one that would carry a token in clear, unless that is wanted (`insecure`). The
+    `option` named there is where the URL is from.
     """
-    _check(url, proxy=proxy or "", insecure=insecure)
-    if url.startswith(("wss:", "tls:")):
-        context = links.trusting(authorities=authorities, certificate=certificate, fingerprint=fingerprint)
-        return Server(url=url, ssl=context, proxy=proxy)
-    return Server(url=url, proxy=proxy)
+    if not urls:
+        raise WrongUse("--server: no URL", hint="wss://HOST/agent")
+    for url in urls:
+        _check(url, option=option, proxy=proxy or "", insecure=insecure)
+    is_secret = any(url.startswith(("wss:", "tls:")) for url in urls)
+    return Server(
+        urls=tuple(dict.fromkeys(urls)),
+        ssl=links.trusting(authorities=authorities, certificate=certificate, fingerprint=fingerprint)
+        if is_secret
+        else None,
+        proxy=proxy,
+        authorities=authorities,
+        limit=limit,
+        backoff=backoff or Backoff(),
+    )
 
 
-def _check(url: str, *, proxy: str, insecure: bool) -> None:
+def _check(url: str, *, option: str, proxy: str, insecure: bool) -> None:
     try:
         links.check(url)
     except Refused as exc:
-        raise WrongUse(f"--server {exc.message}", hint=exc.hint) from exc
+        raise WrongUse(f"{option} {exc.message}", hint=exc.hint) from exc
     if links.is_clear(url) and not insecure:
         place = urlsplit(url).netloc.rpartition("@")[2]
         raise WrongUse(
@@ -100,30 +125,41 @@ async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subjec
     Hopeless if that is what `speak` raises; whatever else goes wrong may heal, and is tried again.
     """
     loop = asyncio.get_running_loop()
-    attempt = 0
+    rounds = Rounds(servers=len(where.urls), backoff=where.backoff)
     told = ""
     while True:
         started = loop.time()
+        url = where.urls[rounds.turn]
         retry_after: timedelta | None = None
         hint = ""
         level = logging.INFO
+        is_again = False
         try:
-            link = await links.connect(where.url, ssl=where.ssl, proxy=where.proxy)
-            reason = await speak(link)
+            reason = await speak(await _dial(where, url))
         except (Unreachable, Unwelcome) as exc:
             reason, retry_after, hint = exc.message, exc.retry_after, exc.hint
             level = logging.WARNING if isinstance(exc, Unwelcome) else level
         except Hopeless:
             raise
+        except Again as exc:
+            reason, is_again = exc.message, True
         except PaddockError as exc:
             reason, hint = exc.message, exc.hint
-        attempt += 1
-        if loop.time() - started >= STEADY.total_seconds():
-            attempt, told = 0, ""
-        delay = where.backoff.delay(max(attempt - 1, 0), chance=random.random(), retry_after=retry_after)
+        lasted = loop.time() - started
+        is_good = is_again or lasted >= STEADY.total_seconds()
+        pause = rounds.pause(good=is_good, now=loop.time(), chance=random.random(), retry_after=retry_after)
+        if is_again:
+            pause = max(where.backoff.least.total_seconds() - lasted, 0)
+        if is_good:
+            told = ""
         text = "not welcome" if level == logging.WARNING else "link is over"
-        again_in = round(delay.total_seconds(), 1)
-        about = {"subject": subject, "why": reason, "again_in": again_in} | ({"hint": hint} if hint else {})
+        about = {"subject": subject, "why": reason, "again_in": round(pause, 1)} | ({"hint": hint} if hint else {})
         _log.log(level if reason != told else logging.DEBUG, text, extra=about)
         told = reason
-        await asyncio.sleep(delay.total_seconds())
+        await asyncio.sleep(pause)
+
+
+async def _dial(where: Server, url: str) -> Link:
+    return await links.connect(
+        url, deadline=where.limit, ssl=where.ssl, proxy=where.proxy, proxy_authorities=where.authorities
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paddock.core.errors import Broken, Refused
 
-HOST_SKILLS = ("script", "file", "sources", "system", "local")
+HOST_SKILLS = ("script", "file", "sources", "system", "package", "local")
 MACHINE_SKILLS = ("script", "file", "sources", "system")
 
 _ALIVE = "paddock agent status --state DIR names its process"
@@ -22,27 +22,41 @@ class WrongUse(Refused):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A host's agent dials `server`; a machine's agent serves `line`. Exactly one of both is set.
+    """An agent dials one of `servers`, in turn, or speaks on `line`. Exactly one of both is set.
 
+    A line is `unix:PATH`, which is served, for a machine's agent; `tcp://HOST:PORT` and `tls://HOST:PORT`, which are
+    dialled; `virtio:DEVICE`, the guest's end of a serial line; or `stdio:`.
     `certificate`, or the `fingerprint` of one, is then the only one that is trusted. `proxy` None: as the environment
-    says. `work` is the directory in which tasks start. `retention` is how long acknowledged commands are remembered,
-    `rotation` how old a token may get, `grace` how long a task may take to end by itself when its fence is over.
+    says. `connect_limit` is for connecting with all that belongs to it, `hello_limit` for the answer to the first
+    words, `retry_limit` the longest wait between two attempts. `work` is the directory in which tasks start.
+    `retention` is how long acknowledged commands are remembered, `rotation` how old a token may get, `grace` how long a
+    task may take to end by itself when its fence is over.
     So many tasks have processes at once, the others wait for their turn; so many may be open at
     most: hello names them all, in one message.
+    `cloud` is what the machine runs in if somebody knows, `metadata_url` where its metadata are served if not at the
+    clouds' usual address; `rootfs` is where the machine's own /sys, /etc, /run and /var are. With `same_machine` this
+    is the machine that the state is from, whatever its hardware says.
     Without `insecure` no token leaves this machine in clear.
     With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
 
     state: Path
     work: Path
-    server: str = ""
-    line: Path | None = None
+    servers: tuple[str, ...] = ()
+    line: str = ""
     code: str = ""
     authorities: Path | None = None
     certificate: Path | None = None
     fingerprint: str = ""
     proxy: str | None = None
     insecure: bool = False
+    connect_limit: timedelta = timedelta(seconds=15)
+    hello_limit: timedelta = timedelta(seconds=60)
+    retry_limit: timedelta = timedelta(seconds=60)
+    cloud: str = ""
+    metadata_url: str = ""
+    rootfs: Path = Path("/")
+    same_machine: bool = False
     environment: str = ""
     machine: str = ""
     address: str = ""
@@ -53,9 +67,21 @@ class Settings:
     retention: timedelta = timedelta(days=2)
     rotation: timedelta = timedelta(days=30)
     grace: timedelta = timedelta(seconds=5)
+    reserve: int = 16 << 20
+    """Bytes that are kept free for what was accepted: with less on the state's disk nothing new is taken."""
     tasks_at_once: int = 256
     tasks_at_most: int = 4000
     log_level: str = "info"
+
+    @property
+    def is_dialling(self) -> bool:
+        """Whether it dials somebody; else it is spoken to, by whoever carries this machine."""
+        return not self.line or self.line.startswith(("tcp:", "tls:"))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is the agent of a machine that is a directory: it shares its hardware with others."""
+        return self.line.startswith("unix:")
 
     @property
     def ledger(self) -> Path:

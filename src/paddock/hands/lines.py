@@ -45,7 +45,6 @@ class LineLink:
         self._writer = writer
         self._lines = Lines(limit=limit, serial=serial)
         self._ready: deque[bytes] = deque()
-        self._serial = serial
         self._is_heard = False
         self._is_closed = False
 
@@ -226,3 +225,16 @@ async def _serve(connection: socket.socket, on_link: Callable[[LineLink], Awaita
         pass
     finally:
         await link.close("served")
+
+
+async def stdio() -> LineLink:
+    """A link to whoever started this process: messages in on descriptor 0, out on descriptor 1."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_CHUNK)
+    coming = asyncio.StreamReaderProtocol(reader)
+    # Copies: closing the link must not free 0 and 1 for whatever is opened next.
+    await loop.connect_read_pipe(lambda: coming, os.fdopen(os.dup(0), "rb", buffering=0))
+    transport, protocol = await loop.connect_write_pipe(
+        lambda: asyncio.streams.FlowControlMixin(loop=loop), os.fdopen(os.dup(1), "wb", buffering=0)
+    )
+    return LineLink(reader, asyncio.StreamWriter(transport, protocol, None, loop))

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from paddock.core.errors import Refused
-from paddock.hands.lines import LineLink, dial_tcp, dial_unix, serve_lines
+from paddock.hands.lines import LineLink, dial_tcp, dial_unix, serve_lines, stdio
 from paddock.hands.link import Closed, Link, Unreachable, is_loopback
 from paddock.hands.relay import relay
 from paddock.hands.trust import trusting
@@ -25,6 +25,7 @@ __all__ = [
     "is_clear",
     "relay",
     "serve_lines",
+    "stdio",
     "trusting",
 ]
 
@@ -45,10 +46,10 @@ async def connect(
     """Dial `ws://`, `wss://`, `tcp://HOST:PORT`, `tls://HOST:PORT`, `unix:PATH` or `serial:PATH`, within `deadline`.
 
     Two thirds of that are for a TLS handshake. `serial` is a socket at which a serial line ends, like a machine's
-    channel at its hypervisor: the link begins its session. `ssl` is what `wss` and `tls` trust, the system's authorities if absent. `proxy` is the URL of the HTTP or SOCKS
-    proxy for WebSockets: what the environment says if None, none if empty; `proxy_authorities` is what one that speaks
-    TLS is checked against. Raises Unreachable, which another attempt
-    may mend, or Refused for a URL that never works.
+    channel at its hypervisor: the link begins its session. `ssl` is what `wss` and `tls` trust, the system's
+    authorities if absent. `proxy` is the URL of the HTTP or SOCKS proxy for WebSockets: what the environment says if
+    None, none if empty; `proxy_authorities` is what one that speaks TLS is checked against. Raises Unreachable, which
+    another attempt may mend, or Refused for a URL that never works.
     """
     parts = _parse(url)
     _check(parts)
@@ -144,7 +145,7 @@ def _host_and_port(parts: SplitResult) -> tuple[str, int]:
     except ValueError as exc:
         raise Refused(f"{_shown(parts)}: {exc}") from exc
     if not host or not port:
-        raise Refused(f"{_shown(parts)}: needs host and port")
+        raise Refused(f"{_shown(parts)}: needs host and port", hint=f"{parts.scheme}://HOST:PORT")
     return host, port
 
 

@@ -83,7 +83,8 @@ async def dial(
 ) -> WebSocketLink:
     """A link to a WebSocket server. `proxy` as in links.connect; `shown` names the server in what is raised.
 
-    `handshake` is for TLS, with the server and with a proxy that speaks it. Unreachable, or Refused for a URL or proxy that never works. TimeoutError and OSError are left to the caller.
+    `handshake` is for TLS, with the server and with a proxy that speaks it. Unreachable, or Refused for a URL or proxy
+    that never works. TimeoutError and OSError are left to the caller.
     """
     through = proxy_for(urlsplit(url)) if proxy is None else proxy or None
     way = f"{shown} through proxy {_bare(through)}" if through else shown

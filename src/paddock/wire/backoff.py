@@ -3,6 +3,11 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
+from paddock.wire.framing import JSON
+
+LONGEST_WISH = timedelta(hours=1)
+"""More than that no other side can ask for: what it says is data."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backoff:
@@ -27,3 +32,15 @@ class Backoff:
         """The wait for a throw of 0 <= chance < 1."""
         least, most = self.span(attempt, retry_after=retry_after)
         return least + (most - least) * chance
+
+
+def wish(value: JSON) -> timedelta | None:
+    """What somebody's `retry_after` asks for: seconds, as a number or as its text. None for whatever is neither."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    # A comparison is false for what is not a number.
+    return timedelta(seconds=min(seconds, LONGEST_WISH.total_seconds())) if seconds >= 0 else None

@@ -67,9 +67,12 @@ class Session:
     heartbeat; the agent's becomes the welcome's. Ids of commands are the owner's, those of pings begin with `ping-`.
     """
 
-    def __init__(self, *, side: Side, heartbeat: timedelta, now: datetime) -> None:
+    def __init__(
+        self, *, side: Side, heartbeat: timedelta, now: datetime, welcome_limit: timedelta = WELCOME_LIMIT
+    ) -> None:
         self._side = side
         self._heartbeat = heartbeat
+        self._welcome_limit = welcome_limit
         self._asked: dict[str, Command] = {}
         self._opening: Command | None = None
         self._opened = now
@@ -171,7 +174,7 @@ class Session:
             return []
         if not self._is_welcome:
             if self._side is Side.AGENT:
-                return self._close(f"no answer to the first message within {WELCOME_LIMIT.total_seconds():.0f} s")
+                return self._close(f"no answer to the first message within {self._welcome_limit.total_seconds():g} s")
             return self.refuse(f"no hello within {FIRST_CONTACT.time.total_seconds():.0f} s")
         if self._unanswered >= UNANSWERED_PINGS:
             return self._close(f"{self._unanswered} pings were not answered")
@@ -246,7 +249,7 @@ class Session:
 
     def _opening_limit(self) -> timedelta | None:
         if self._side is Side.AGENT:
-            return None if self._opening is None else WELCOME_LIMIT
+            return None if self._opening is None else self._welcome_limit
         # Once the first message is here the server's own work takes the time; and a machine may take minutes to boot.
         return None if self._opening is not None or self._is_relayed else FIRST_CONTACT.time
 

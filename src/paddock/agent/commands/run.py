@@ -3,10 +3,12 @@
 import argparse
 import asyncio
 import os
+from datetime import timedelta
 from pathlib import Path
 
+from paddock.agent.commands import filling, place
 from paddock.agent.commands.grammar import Commands, command, path
-from paddock.agent.settings import HOST_SKILLS, MACHINE_SKILLS, Settings, WrongUse
+from paddock.agent.settings import HOST_SKILLS, MACHINE_SKILLS, Settings
 
 
 def add(commands: Commands) -> None:
@@ -15,18 +17,36 @@ def add(commands: Commands) -> None:
         commands,
         "run",
         "run an agent until it is told to stop",
-        example="paddock agent run --server wss://ci.example.org/agent --state /var/lib/paddock-agent --code CODE",
+        example="paddock agent run --config /opt/paddock-agent/etc/agent.conf\n"
+        "paddock agent run --server wss://ci.example.org/agent --state /var/lib/paddock-agent --code-file code",
     )
-    where = run.add_mutually_exclusive_group(required=True)
-    where.add_argument("--server", metavar="URL", help="dial this server: wss://HOST/agent")
-    where.add_argument("--line", metavar="unix:PATH", help="serve lines on a socket, for a machine's own agent")
-    run.add_argument("--state", type=path, required=True, metavar="DIR", help="where its ledger and token are")
+    place.add(run)
+    where = run.add_mutually_exclusive_group()
+    where.add_argument(
+        "--server",
+        action="append",
+        metavar="URL",
+        help="dial this server: wss://HOST/agent; repeatable, or comma separated: then each in turn",
+    )
+    where.add_argument(
+        "--line",
+        metavar="URL",
+        help="speak lines: tls://HOST:PORT, tcp://HOST:PORT (loopback), virtio:DEVICE, stdio:, or serve on unix:PATH",
+    )
     run.add_argument("--work", type=path, metavar="DIR", help="where tasks start (default: STATE/work)")
-    run.add_argument("--code", default="", help="the enrolment code, once")
+    run.add_argument("--code-file", metavar="FILE|-", help="the enrolment code, once: in a file, or on standard input")
+    run.add_argument("--code", default="", help="the same, for everybody on this machine to see")
     run.add_argument("--ca", type=path, metavar="FILE", help="authorities that are trusted instead of the system's")
     run.add_argument("--pin", metavar="FILE|SHA256", help="the one certificate that is trusted, or its fingerprint")
     run.add_argument("--proxy", metavar="URL", help="an HTTP or SOCKS proxy, '' for none (default: *_proxy, no_proxy)")
     run.add_argument("--insecure", action="store_true", help="let code and token go to a ws:// server in clear")
+    run.add_argument("--connect-limit", type=_span, metavar="SECONDS", help="for connecting, TLS included (15)")
+    run.add_argument("--hello-limit", type=_span, metavar="SECONDS", help="for the answer to the first words (60)")
+    run.add_argument("--retry-limit", type=_span, metavar="SECONDS", help="the longest wait between attempts (60)")
+    run.add_argument("--cloud", default="", metavar="NAME", help="where this machine runs; none: ask no metadata")
+    run.add_argument("--metadata-url", default="", metavar="URL", help="where the cloud's metadata are served")
+    run.add_argument("--rootfs", type=path, default=Path("/"), metavar="DIR", help="the machine's own file system (/)")
+    run.add_argument("--same-machine", action="store_true", help="this is no copy, though its hardware changed")
     run.add_argument("--skills", metavar="LIST", help="what it can do, comma separated")
     run.add_argument("--environment", default="", help="a machine's agent: its environment")
     run.add_argument("--machine", default="", help="a machine's agent: its name")
@@ -34,29 +54,31 @@ def add(commands: Commands) -> None:
     run.add_argument("--cgroup", type=Path, metavar="DIR", help="a machine's agent: the control group it joins")
     run.add_argument("--no-bubblewrap", action="store_true", help="let machines see the host's files")
     run.add_argument("--hide", type=path, action="append", metavar="DIR", help="no machine sees into it; repeatable")
-    run.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     run.add_argument("--json", dest="logs_objects", action="store_true", help="log one JSON object a line")
     run.set_defaults(act=_run)
+
+
+def _span(text: str) -> timedelta:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError("not between 0 and 3600 seconds")
+    return timedelta(seconds=seconds)
 
 
 def _run(chosen: argparse.Namespace) -> None:
     from paddock.agent import agent, events
     from paddock.hands import trust
 
-    events.to_stderr(chosen.log_level, as_json=chosen.logs_objects)
-    line = None
-    if chosen.line is not None:
-        kind, _, place = chosen.line.partition(":")
-        if kind != "unix" or not place:
-            raise WrongUse(f"--line {chosen.line}: not a socket's path", hint="--line unix:PATH")
-        line = path(place)
+    filling.fill(chosen)
+    events.begin(chosen.conf, chosen.log_level, as_json=chosen.logs_objects)
     pin = chosen.pin or ""
     fingerprint = trust.fingerprint_of(pin)
     skills = (
         tuple(name.strip() for name in chosen.skills.split(","))
         if chosen.skills
         else HOST_SKILLS
-        if line is None
+        if not chosen.line
         else MACHINE_SKILLS
     )
     asyncio.run(
@@ -64,14 +86,21 @@ def _run(chosen: argparse.Namespace) -> None:
             Settings(
                 state=chosen.state,
                 work=chosen.work or chosen.state / "work",
-                server=chosen.server or "",
-                line=line,
+                servers=tuple(url.strip() for word in chosen.server or () for url in word.split(",") if url.strip()),
+                line=chosen.line or "",
                 code=chosen.code,
                 authorities=chosen.ca,
                 certificate=path(pin) if pin and not fingerprint else None,
                 fingerprint=fingerprint,
                 proxy=chosen.proxy,
                 insecure=chosen.insecure,
+                connect_limit=chosen.connect_limit or Settings.connect_limit,
+                hello_limit=chosen.hello_limit or Settings.hello_limit,
+                retry_limit=chosen.retry_limit or Settings.retry_limit,
+                cloud=chosen.cloud,
+                metadata_url=chosen.metadata_url,
+                rootfs=chosen.rootfs,
+                same_machine=chosen.same_machine,
                 environment=chosen.environment,
                 machine=chosen.machine,
                 address=chosen.address,
@@ -79,6 +108,7 @@ def _run(chosen: argparse.Namespace) -> None:
                 bubblewrap=not chosen.no_bubblewrap and os.environ.get("PADDOCK_BUBBLEWRAP") != "no",
                 hidden=tuple(chosen.hide or ()),
                 skills=skills,
+                retention=chosen.retention,
                 log_level=chosen.log_level,
             )
         )
