@@ -38,6 +38,10 @@ VALID: dict[str, dict[str, Any]] = {
     "machine.clean": {**FENCED, "machine": "one"},
     "machine.destroy": {**FENCED, "machine": "one"},
     "machine.list": {},
+    "package.install": {"names": ["htop"]},
+    "package.remove": {"names": ["htop"]},
+    "package.upgrade": {},
+    "package.list": {},
 }
 
 

@@ -18,6 +18,7 @@ MODULES: Mapping[str, str] = {
     "file": "paddock.agent.skills.files",
     "sources": "paddock.agent.skills.sources",
     "system": "paddock.agent.skills.system",
+    "package": "paddock.agent.skills.package",
     "local": "paddock.agent.skills.local",
 }
 """What Paddock itself brings."""
