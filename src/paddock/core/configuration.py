@@ -28,6 +28,8 @@ class Server:
     keep: Keep = Keep()
     host_grace: timedelta = timedelta(minutes=5)
     """How long a host's or a machine's agent may stay away before what it carried is broken."""
+    heartbeat: timedelta = timedelta(seconds=15)
+    """Silence of an agent's connection after which either side asks whether the other one is still there."""
     private: bool = False
     """Whether pages and logs need a token (`access: private`)."""
     store: str = ""

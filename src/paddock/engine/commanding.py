@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import cast
 
 from paddock.core import access
@@ -29,7 +29,6 @@ from paddock.wire.hello import Deliver, Enrol, Hello, Output, Relay, Status, Tas
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT = timedelta(seconds=15)
 REMEMBERED = 4096
 """Commands whose output is under way that are remembered between two pieces of it."""
 LARGEST_LOG = 64 << 20
@@ -120,7 +119,7 @@ class Commanding:
         deliver, finished = await self._deliveries(settled)
         welcome = Welcome(
             session=session,
-            heartbeat=HEARTBEAT,
+            heartbeat=self._means.configuration().server.heartbeat,
             epoch=store.epoch,
             server_time=now,
             fences=settled.fences,

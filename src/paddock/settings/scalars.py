@@ -233,6 +233,7 @@ NameOrExpression = Annotated[str, BeforeValidator(_name_or_expression)]
 Expression = Annotated[str, BeforeValidator(_expression), WithJsonSchema({"type": "string", "format": "regex"})]
 Glob = Annotated[str, BeforeValidator(_glob)]
 Limit = Annotated[timedelta, BeforeValidator(_between("1s", "7d")), WithJsonSchema(_DURATION)]
+Heartbeat = Annotated[timedelta, BeforeValidator(_between("1s", "5m")), WithJsonSchema(_DURATION)]
 Age = Annotated[timedelta, BeforeValidator(_between("1s", "3650d")), WithJsonSchema(_DURATION)]
 Size = Annotated[
     int,

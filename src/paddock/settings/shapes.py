@@ -49,6 +49,11 @@ class Server(Shape):
     host_grace: scalars.Limit = Field(
         _SERVER.host_grace, description="how long an agent may stay away before what it carried counts as lost"
     )
+    heartbeat: scalars.Heartbeat = Field(
+        _SERVER.heartbeat,
+        description="silence of an agent's connection after which either side asks whether the other is still there; "
+        "three unanswered in a row end it",
+    )
     access: Literal["public", "private"] = Field(
         "public", description="who reads pages and logs: anyone, or whoever has a token"
     )

@@ -69,6 +69,7 @@ class _Translation:
             state=self._file(given.state),
             keep=Keep(runs=given.keep.runs, events=given.keep.events),
             host_grace=given.host_grace,
+            heartbeat=given.heartbeat,
             private=given.access == "private",
             store=given.store or "",
             certificate=self._file(given.tls.certificate) if given.tls else "",
