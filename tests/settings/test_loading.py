@@ -23,7 +23,6 @@ WHOLE = """\
     state: state
     keep: {runs: 7d}
     host-grace: 90s
-    heartbeat: 5s
     access: private
     tls: {certificate: tls/cert.pem, key: /etc/key.pem}
     listen: "0.0.0.0:8443"
@@ -94,7 +93,10 @@ def test_the_server_is_read():
     )
     assert (server.keep.runs, server.keep.events) == (timedelta(days=7), timedelta(days=90))
     assert (server.host_grace, server.private) == (timedelta(seconds=90), True)
-    assert server.heartbeat == timedelta(seconds=5)
+
+
+def test_a_heartbeat_is_read():
+    assert read("- server: {heartbeat: 5s}", directory=HERE).configuration.server.heartbeat == timedelta(seconds=5)
 
 
 def test_without_a_server_everything_has_its_default():
