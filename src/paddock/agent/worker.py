@@ -25,7 +25,7 @@ from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults, trees
 from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, read_exit, read_group, read_keeper
-from paddock.hands.order import HELD_IN
+from paddock.hands.order import HELD_IN, Order
 from paddock.wire import methods
 from paddock.wire.framing import JSON
 from paddock.wire.hello import LOG_STREAM, Status, TaskReport, TaskState
@@ -51,6 +51,8 @@ class _Running:
     inner: "asyncio.Task[Outcome] | None" = None
     turn: "asyncio.Task[bool] | None" = None
     """While it waits for its turn."""
+    preparing: "asyncio.Future[Order] | None" = None
+    """While what it needs is fetched."""
     ending: Outcome | None = None
     """Why it is being ended, once somebody asked for that."""
     is_forgotten: bool = False
@@ -440,8 +442,22 @@ class Worker:
         msg = f"{entry.task}: the agent ended while it was at it"
         return Outcome(code=Code.INTERRUPTED, msg=msg, streams=_left(running.call.directory))
 
+    async def _prepared(self, running: _Running, program: Program) -> Order:
+        """Its order. What has to be fetched for it first is given up when its end is asked for."""
+        prepared = program.prepare(running.call)
+        if isinstance(prepared, Order):
+            return prepared
+        running.preparing = asyncio.ensure_future(prepared)
+        try:
+            await asyncio.wait({running.preparing})
+        finally:
+            running.preparing.cancel()
+        if running.ending is not None:
+            raise _Ending
+        return running.preparing.result()
+
     async def _run_program(self, running: _Running, program: Program) -> Outcome:
-        order = program.prepare(running.call)
+        order = await self._prepared(running, program)
         faults.at("agent.forking")
         held = await self._launcher.fork(order)
         faults.at("agent.forked")
@@ -572,7 +588,7 @@ class Worker:
         running.ending = running.ending or outcome
         if running.held is not None:
             await running.held.cancel(grace)
-        elif (waiting := running.inner or running.turn) is not None:
+        elif (waiting := running.inner or running.preparing or running.turn) is not None:
             waiting.cancel()
 
     async def _finish(self, entry: Entry, outcome: Outcome) -> Entry:

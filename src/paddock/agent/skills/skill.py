@@ -144,10 +144,11 @@ class Work:
 class Program:
     """A process tree under a keeper. `prepare` may be called again for a task that did not run.
 
+    What has to be fetched first is awaited: nothing has run until then, and whoever cancels it ends the fetching.
     `keep` names the params that `conclude` needs: the others are forgotten once it has started.
     """
 
-    prepare: Callable[[Call], Order]
+    prepare: Callable[[Call], Order | Awaitable[Order]]
     conclude: Callable[[Call, Exit], Outcome]
     keep: tuple[str, ...] = ()
 
