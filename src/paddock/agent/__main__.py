@@ -1,4 +1,4 @@
-"""The agent's command line: run, methods, ledger, status."""
+"""The agent's command line: its verbs, and the exit code of each end."""
 
 import argparse
 import logging
@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from paddock.agent.commands import grammar, ledger, methods, status
+from paddock import __version__
+from paddock.agent.commands import configure, enrol, grammar, ledger, methods, status, stop
 from paddock.agent.commands import run as running
 from paddock.agent.settings import WrongUse
 from paddock.core.errors import Missing, PaddockError, Refused
@@ -60,11 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = grammar.Line(
         prog="paddock agent",
         description="The program on a machine of Paddock.",
-        example="paddock agent run --server wss://ci.example.org/agent --state /var/lib/paddock-agent --code CODE\n"
-        "paddock agent status --state /var/lib/paddock-agent",
+        example="paddock agent configure --url wss://ci.example.org/agent --code-file - < code\n"
+        "paddock agent run\npaddock agent status",
     )
+    parser.add_argument("--version", action="version", version=f"paddock-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=grammar.Line)
-    for verb in (running, methods, ledger, status):
+    for verb in (configure, enrol, running, status, stop, methods, ledger):
         verb.add(commands)
     return parser
 

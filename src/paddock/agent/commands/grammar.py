@@ -14,6 +14,11 @@ def complain(message: str, hint: str) -> None:
     sys.stderr.write(f"paddock: {clean(message)}\n" + (f"hint: {clean(hint)}\n" if hint else ""))
 
 
+def warn(message: str, hint: str) -> None:
+    """Something that is not as it should be, and does not keep the command from being carried out."""
+    complain(f"agent: {message}", hint)
+
+
 def clean(text: str) -> str:
     """Text of others without what would steer a terminal."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)

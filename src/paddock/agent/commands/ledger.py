@@ -3,7 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from paddock.agent.commands.grammar import Commands, Line, command, count, path, say, tell
+from paddock.agent.commands import place
+from paddock.agent.commands.grammar import Commands, Line, command, count, say, tell
 from paddock.core.errors import Missing
 
 if TYPE_CHECKING:
@@ -12,11 +13,11 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Declare it."""
-    example = "paddock agent ledger show --state /var/lib/paddock-agent --limit 20"
+    example = "paddock agent ledger show --limit 20"
     ledger = command(commands, "ledger", "what it has been asked", example=example)
     shelves = ledger.add_subparsers(required=True, metavar="COMMAND", parser_class=Line)
     shown = command(shelves, "show", "print the newest entries", example=example)
-    shown.add_argument("--state", type=path, required=True, metavar="DIR", help="where its ledger is")
+    place.add(shown)
     shown.add_argument("--limit", type=count, default=100, help="so many at most (default: 100)")
     shown.add_argument("--json", action="store_true", help="one JSON object an entry, one a line")
     shown.set_defaults(act=_show)
@@ -25,9 +26,10 @@ def add(commands: Commands) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     from paddock.agent.ledger import peek
 
-    path = chosen.state / "ledger"
+    state = place.state(chosen)
+    path = state / "ledger"
     if not path.exists():
-        raise Missing(f"{chosen.state}: no ledger", hint="--state DIR: the one that the agent runs with")
+        raise Missing(f"{state}: no ledger", hint="--state DIR: the one that the agent runs with")
     for entry in peek(path, limit=chosen.limit):
         if chosen.json:
             tell(_told(entry))
