@@ -1,7 +1,7 @@
 """The fields of hello, welcome, enrol, relay, status and output, read strictly."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -289,6 +289,23 @@ class Output:
             "data": base64.b64encode(self.data).decode("ascii"),
             "times": [[offset, fields.iso(moment)] for offset, moment in self.times],
         }
+
+    @property
+    def end(self) -> int:
+        """Where what follows begins."""
+        return self.offset + len(self.data)
+
+    @classmethod
+    def joined(cls, pieces: Sequence[Self]) -> Self:
+        """Pieces of one stream, each beginning where the one before ends, as one piece."""
+        first = pieces[0]
+        return cls(
+            task_id=first.task_id,
+            stream=first.stream,
+            offset=first.offset,
+            data=b"".join(piece.data for piece in pieces),
+            times=tuple(time for piece in pieces for time in piece.times),
+        )
 
     @classmethod
     def from_params(cls, params: Mapping[str, JSON]) -> Self:

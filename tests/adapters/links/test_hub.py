@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paddock.adapters.links.hub import SILENCE, SLOW, Hub
+from paddock.adapters.links.hub import AT_ONCE, PIECES, SILENCE, SLOW, Hub
 from paddock.core.command import Command
 from paddock.core.errors import Broken, Conflict, PaddockError, Refused, Stale
 from paddock.ports import Admitted
@@ -52,6 +52,11 @@ class Socket:
     def say(self, text: str | bytes) -> None:
         kind = "text" if isinstance(text, str) else "bytes"
         self._in.put_nowait({"type": "websocket.receive", kind: text})
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the hub did not take yet."""
+        return self._in.qsize()
 
     def ask(self, method: str, params: Mapping[str, Any], id: str = "1") -> None:
         self.say(json.dumps({"version": "1", "id": id, "method": method, "params": params}))
@@ -105,6 +110,12 @@ class Desk:
         self.probes: list[bool] = []
         self.is_probing = False
         self.vouched_by: list[Relay] = []
+        self.storing = asyncio.Event()
+        """Cleared: whatever is to be recorded waits, as for a disk."""
+        self.storing.set()
+        self.begun: list[str] = []
+        self.stored: list[Output] = []
+        self.limit = 1 << 30
 
     def queue(self, id: str, params: Mapping[str, Any] | None = None) -> None:
         number = len(self.queued) + len(self.open) + 1
@@ -146,16 +157,24 @@ class Desk:
     async def answered(
         self, agent: str, command: str, *, result: Mapping[str, object] | None, code: str, message: str
     ) -> None:
+        self.begun.append(command)
+        await self.storing.wait()
         self.open.pop(command, None)
         self.told_of.append((agent, command, result, str(code)))
 
     async def told(self, agent: str, status: Status) -> None:
+        self.begun.append(status.state)
+        await self.storing.wait()
         if self.raising is not None:
             raise self.raising
         self.told_of.append((agent, status))
 
     async def output(self, agent: str, output: Output) -> int:
-        return output.offset + len(output.data)
+        await self.storing.wait()
+        if output.end > self.limit:
+            raise Refused("too much")
+        self.stored.append(output)
+        return output.end
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
         self.told_of += entries
@@ -411,6 +430,130 @@ async def test_output_is_acknowledged_with_its_length() -> None:
     await socket.hello()
     socket.ask("output", {"task_id": "c1", "stream": "out", "offset": 3, "data": "aGk=", "times": []}, id="2")
     assert (await socket.heard())["result"] == {"offset": 5}
+
+
+@without_waiting
+async def test_answers_and_statuses_wait_for_the_disk_together_and_in_their_order() -> None:
+    hub, desk = house()
+    for number in range(50):
+        desk.queue(f"c{number}")
+    socket = Socket(hub)
+    await socket.hello()
+    desk.storing.clear()
+    for number in range(50):
+        await socket.heard()
+        socket.answer(f"c{number}")
+    socket.ask("task_status", {"task_id": "c1", "state": "running"}, id="2")
+    await turns()
+    assert desk.begun == [*(f"c{number}" for number in range(50)), "running"]
+    assert not desk.told_of
+    desk.storing.set()
+    assert (await socket.heard())["id"] == "2"
+
+
+@without_waiting
+async def test_more_answers_than_wait_together_wait_in_the_connection() -> None:
+    hub, desk = house()
+    for number in range(AT_ONCE + 50):
+        desk.queue(f"c{number}")
+    socket = Socket(hub)
+    await socket.hello()
+    desk.storing.clear()
+    for number in range(AT_ONCE + 50):
+        await socket.heard()
+        socket.answer(f"c{number}")
+    await turns()
+    assert len(desk.begun) == AT_ONCE
+    desk.storing.set()
+    await turns()
+    assert len(desk.told_of) == AT_ONCE + 50
+
+
+@without_waiting
+async def test_what_a_relayed_machine_said_before_its_next_hello_is_recorded_before_it() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    vouching = {"agent": "a1", "token": "t" * 43, "environment": "e1", "machine": "one", "fence": 1}
+    socket.ask("relay", vouching, id="relay")
+    await socket.heard()
+    await socket.hello(agent=None, token=None)
+    desk.storing.clear()
+    socket.ask("task_status", {"task_id": "c1", "state": "running"}, id="2")
+    socket.ask("hello", {**HELLO, "agent": None, "token": None}, id="again")
+    await turns()
+    assert len(desk.sessions) == 1
+    desk.storing.set()
+    assert [(await socket.heard())["id"] for _ in range(2)] == ["2", "again"]
+
+
+def _piece(offset: int, data: str = "aGk=", stream: str = "out") -> dict[str, Any]:
+    return {"task_id": "c1", "stream": stream, "offset": offset, "data": data, "times": [[offset, T0.isoformat()]]}
+
+
+@without_waiting
+async def test_output_that_comes_together_is_stored_together_and_answered_piece_by_piece() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    desk.storing.clear()
+    for number in range(4):
+        socket.ask("output", _piece(2 * number), id=f"p{number}")
+    socket.ask("output", _piece(0, stream="err"), id="p4")
+    await turns()
+    desk.storing.set()
+    told = [await socket.heard() for _ in range(5)]
+    assert [(one["id"], one["result"]["offset"]) for one in told] == [
+        ("p0", 8),
+        ("p1", 8),
+        ("p2", 8),
+        ("p3", 8),
+        ("p4", 2),
+    ]
+    assert [(one.stream, one.offset, one.data, len(one.times)) for one in desk.stored] == [
+        ("out", 0, b"hihihihi", 4),
+        ("err", 0, b"hi", 1),
+    ]
+
+
+@without_waiting
+async def test_of_output_that_goes_too_far_as_much_is_stored_as_may_be() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    desk.limit = 5
+    desk.storing.clear()
+    for number in range(4):
+        socket.ask("output", _piece(2 * number), id=f"p{number}")
+    await turns()
+    desk.storing.set()
+    told = [await socket.heard() for _ in range(4)]
+    assert ["result" in one for one in told] == [True, True, False, False]
+    assert [one.end for one in desk.stored] == [2, 4]
+
+
+@without_waiting
+async def test_output_that_cannot_be_read_is_an_answer() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    socket.ask("output", {"task_id": "c1", "stream": "out", "offset": 0, "data": "***"}, id="2")
+    assert (await socket.heard())["error"]["code"] == "bad_params"
+    assert not desk.stored
+
+
+@without_waiting
+async def test_who_prints_faster_than_disks_write_waits_in_the_connection() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    desk.storing.clear()
+    for number in range(3 * PIECES):
+        socket.ask("output", _piece(2 * number), id=f"p{number}")
+    await turns(300)
+    assert socket.waiting > PIECES // 2
+    desk.storing.set()
+    assert [(await socket.heard())["id"] for _ in range(3 * PIECES)][-1] == f"p{3 * PIECES - 1}"
+    assert b"".join(one.data for one in desk.stored) == b"hi" * 3 * PIECES
 
 
 @without_waiting

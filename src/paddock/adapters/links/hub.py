@@ -8,8 +8,10 @@ import contextlib
 import logging
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from paddock.core.command import Command as Ordered
@@ -25,8 +27,12 @@ from paddock.wire.session import Act, Answered, Close, Deliver, Send, Session, S
 log = logging.getLogger(__name__)
 
 HEARTBEAT = timedelta(seconds=15)
+PIECES = 32
+"""Messages of output that wait to be stored, and that are stored together; the rest waits in the connection."""
 BATCH = 64
 """Commands that are taken from the queue at once."""
+AT_ONCE = 256
+"""Answers and statuses of one agent that wait for the store together: one flush makes all of them durable."""
 SILENCE = 5.0
 """Seconds that an older session gets to answer before a newer one takes its identity."""
 LONGEST_REASON = 120
@@ -143,6 +149,12 @@ class Connection:
         self._answered = asyncio.Event()
         self._end_reason = ""
         self._admission: asyncio.Future[dict[str, JSON]] | None = None
+        self._pieces: deque[tuple[Command, Output]] = deque()
+        """Output that waits for its turn to be stored."""
+        self._printed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._beside: set[asyncio.Task[None]] = set()
+        """Answers and statuses that are being recorded, begun in the order in which they came."""
         self._sending = asyncio.Lock()
         self.agent = ""
         self._name = secrets.token_hex(6)
@@ -170,10 +182,13 @@ class Connection:
         return True
 
     async def serve(self) -> None:
-        """Wait for: a message; something to send; the heartbeat; somebody who ends it. The first to end ends all."""
+        """Wait for: a message; something to send or to store; the heartbeat; somebody who ends it.
+
+        The first to end ends all.
+        """
         await self._receive()  # websocket.connect
         await self._send({"type": "websocket.accept"})
-        duties = (self._hear(), self._order(), self._beat(), self._watch())
+        duties = (self._hear(), self._order(), self._store(), self._beat(), self._watch())
         tasks = [asyncio.create_task(duty) for duty in duties]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -181,6 +196,8 @@ class Connection:
                 if (error := task.exception()) is not None and not isinstance(error, Gone):
                     log.error("session ended badly", extra={"agent": self.agent}, exc_info=error)
         finally:
+            # What is cut off here was not answered: the agent tells it again.
+            tasks += self._beside
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -242,14 +259,14 @@ class Connection:
         command = Command(
             id=ordered.id, method=ordered.method, params=_json(ordered.params), seq=ordered.seq, epoch=self._epoch
         )
-        if ordered.id in self._session.unanswered:
-            return
         try:
             text = self._session.send_command(command, steady())
         except Malformed as exc:
             # No connection will ever carry it: it ends here, or it would end every session of this agent.
             await self._desk.answered(self.agent, ordered.id, result=None, code=Code.BAD_PARAMS, message=exc.message)
             return
+        except Refused:
+            return  # it has been sent and waits for its answer, or it will be sent after the next hello
         await self._put(text)
 
     async def _put(self, text: str) -> None:
@@ -273,9 +290,70 @@ class Connection:
                     self._end_reason = self._end_reason or reason
                     raise Gone
                 case Answered(request=request, response=response):
-                    await self._take_answer(request, response)
+                    await self._begin(partial(self._take_answer, request, response))
+                case Deliver(command=command) if command.method == "task_status":
+                    await self._begin(partial(self._deliver, command))
+                case Deliver(command=command) if command.method == "output" and self._session.is_welcome:
+                    await self._take_piece(command)
                 case Deliver(command=command):
+                    if command.method == "hello" and self._beside:
+                        await asyncio.wait(self._beside)  # what was said before it is recorded before it
                     await self._deliver(command)
+
+    async def _begin(self, record: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Record beside the listening, so that many go into one flush; no more than AT_ONCE of them."""
+        while len(self._beside) >= AT_ONCE:
+            await asyncio.wait(self._beside, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(record())
+        self._beside.add(task)
+        task.add_done_callback(self._recorded)
+
+    def _recorded(self, task: "asyncio.Task[None]") -> None:
+        self._beside.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not isinstance(error, Gone):
+            log.error("session ended badly", extra={"agent": self.agent}, exc_info=error)
+        self.end("what it said could not be recorded")
+
+    async def _take_piece(self, command: Command) -> None:
+        """Put output into the queue of what is to be stored; whoever sends faster than disks write waits."""
+        try:
+            # Stricter than the table, and its bytes are decoded once only.
+            piece = Output.from_params(command.params)
+        except BadParams as exc:
+            await self._put(self._session.answer(_failure(command, exc, self.agent), steady()))
+            return
+        while len(self._pieces) >= PIECES:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._pieces.append((command, piece))
+        self._printed.set()
+
+    async def _store(self) -> None:
+        """Store output in the order in which it came: what came together and follows each other, with one flush."""
+        while True:
+            await self._printed.wait()
+            self._printed.clear()
+            while self._pieces:
+                together = [self._pieces.popleft()]
+                while self._pieces and _follows(together[-1][1], self._pieces[0][1]) and len(together) < PIECES:
+                    together.append(self._pieces.popleft())
+                self._has_room.set()
+                await self._store_all(together)
+
+    async def _store_all(self, together: list[tuple[Command, Output]]) -> None:
+        try:
+            length = await self._desk.output(self.agent, Output.joined([piece for _, piece in together]))
+            answers: list[Success | Failure] = [Success(id=one.id, result={"offset": length}) for one, _ in together]
+        except PaddockError as exc:
+            if len(together) > 1:  # some of it may be taken: each piece for itself
+                for one in together:
+                    await self._store_all([one])
+                return
+            answers = [_failure(together[0][0], exc, self.agent)]
+        for answer in answers:
+            await self._put(self._session.answer(answer, steady()))
 
     async def _take_answer(self, request: Command, response: Success | Failure) -> None:
         if request.id.startswith("probe-"):
@@ -293,19 +371,8 @@ class Connection:
         try:
             params = methods.check(command.method, command.params, toward=Toward.SERVER)
             response: Success | Failure = Success(id=command.id, result=await self._carry_out(command, params))
-        except UnknownMethod as exc:
-            response = Failure(id=command.id, code=Code.UNKNOWN_METHOD, msg=str(exc))
-        except BadParams as exc:
-            response = Failure(id=command.id, code=Code.BAD_PARAMS, msg=str(exc))
-        except Conflict as exc:
-            response = Failure(id=command.id, code=Code.BUSY, msg=exc.message)
-        except Stale as exc:
-            response = Failure(id=command.id, code=Code.STALE, msg=exc.message)
-        except Refused as exc:
-            response = Failure(id=command.id, code=Code.REFUSED, msg=exc.message)
         except PaddockError as exc:
-            log.warning("command of an agent was put off", extra={"agent": self.agent, "reason": exc.message})
-            response = Failure(id=command.id, code=Code.BUSY, msg=exc.message)
+            response = _failure(command, exc, self.agent)
         await self._put(self._session.answer(response, steady()))
         if is_opening and isinstance(response, Failure):
             self._end_reason = f"refused: {response.msg}"
@@ -317,11 +384,11 @@ class Connection:
 
     async def _carry_out(self, command: Command, params: dict[str, JSON]) -> dict[str, JSON]:
         match command.method:
-            case "output":
-                return {"offset": await self._desk.output(self.agent, Output.from_params(command.params))}
             case "task_status":
                 await self._desk.told(self.agent, Status.from_params(command.params))
-            case "log" | "alert":
+            case "log":
+                await self._desk.logged(self.agent, _lines(params))
+            case "alert":
                 await self._desk.logged(self.agent, [{"kind": command.method, **params}])
             case "hello":
                 return await self._admit(Hello.from_params(command.params))
@@ -356,6 +423,37 @@ class Connection:
         return admitted.welcome.params()
 
 
+_CODES: tuple[tuple[type[PaddockError], Code], ...] = (
+    (UnknownMethod, Code.UNKNOWN_METHOD),
+    (BadParams, Code.BAD_PARAMS),
+    (Conflict, Code.BUSY),
+    (Stale, Code.STALE),
+    (Refused, Code.REFUSED),
+    (PaddockError, Code.BUSY),
+)
+"""What an agent is told of what was raised on purpose; the first that fits."""
+
+
+def _failure(command: Command, exc: PaddockError, agent: str) -> Failure:
+    if not isinstance(exc, Refused):
+        log.warning("command of an agent was put off", extra={"agent": agent, "reason": exc.message})
+    code = next(code for kind, code in _CODES if isinstance(exc, kind))
+    return Failure(id=command.id, code=code, msg=exc.message)
+
+
+def _follows(before: Output, after: Output) -> bool:
+    """Whether `after` goes on where `before` ends."""
+    return (before.task_id, before.stream, before.end) == (after.task_id, after.stream, after.offset)
+
+
 def _json(params: Mapping[str, object]) -> dict[str, JSON]:
     """Params come out of the store as the JSON that went in: this only says so."""
     return cast("dict[str, JSON]", dict(params))
+
+
+def _lines(params: Mapping[str, JSON]) -> list[dict[str, JSON]]:
+    """The lines of one `log`; those that follow the first are checked like it. Raises BadParams."""
+    more = params.get("more")
+    others = more if isinstance(more, list) else []
+    found = [params, *(methods.check("log", one) for one in others if isinstance(one, dict))]
+    return [{"kind": "log", **{name: value for name, value in one.items() if name != "more"}} for one in found]
