@@ -22,9 +22,9 @@ def fill(chosen: argparse.Namespace) -> None:
     is_told = chosen.config is None and (chosen.server or chosen.line)
     conf = None if is_told else place.conf(chosen)
     chosen.conf = conf
-    chosen.retention = Settings.retention
     if conf is not None:
         _take(chosen, conf)
+    chosen.retention = chosen.retention or Settings.retention
     if not chosen.server and not chosen.line:
         from paddock.agent.conf import usual
 
@@ -49,7 +49,7 @@ def _take(chosen: argparse.Namespace, conf: "Conf") -> None:
     chosen.cloud = chosen.cloud or conf["cloud.type"]
     chosen.skills = chosen.skills or conf["skills.enabled"]
     chosen.log_level = chosen.log_level or conf["logging.level"]
-    chosen.retention = timedelta(seconds=conf.retention)
+    chosen.retention = chosen.retention or timedelta(seconds=conf.retention)
 
 
 def _code(chosen: argparse.Namespace) -> str:

@@ -48,6 +48,7 @@ def add(commands: Commands) -> None:
     run.add_argument("--rootfs", type=path, default=Path("/"), metavar="DIR", help="the machine's own file system (/)")
     run.add_argument("--same-machine", action="store_true", help="this is no copy, though its hardware changed")
     run.add_argument("--skills", metavar="LIST", help="what it can do, comma separated")
+    run.add_argument("--retention", type=_days, metavar="DAYS", help="how long acknowledged commands are known (2)")
     run.add_argument("--environment", default="", help="a machine's agent: its environment")
     run.add_argument("--machine", default="", help="a machine's agent: its name")
     run.add_argument("--address", default="", help="a machine's agent: its address")
@@ -64,6 +65,13 @@ def _span(text: str) -> timedelta:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError("not between 0 and 3600 seconds")
     return timedelta(seconds=seconds)
+
+
+def _days(text: str) -> timedelta:
+    days = float(text)
+    if not 0 < days <= 3650:
+        raise argparse.ArgumentTypeError("not between 0 and 3650 days")
+    return timedelta(days=days)
 
 
 def _run(chosen: argparse.Namespace) -> None:
