@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.aims import LOG_RATE, TAIL_P95
+from bench.aims import LOG_RATE, OUTPUT, TAIL_P95
 from bench.figure import Measured, quantile
 from bench.following import Plan
 from bench.pace import Pace
@@ -90,21 +90,31 @@ def _followed(it: House, go: Path) -> list[float]:
 
 
 def rate(pace: Pace) -> dict[str, Measured]:
-    """All machines of an environment print as fast as they can; MB (10⁶ bytes) a second until all is in the archive."""
+    """All machines of an environment print as fast as they can."""
+    return {LOG_RATE: Measured(values=_rates(pace, MACHINES))}
+
+
+def output(pace: Pace) -> dict[str, Measured]:
+    """The same of one machine: one script, one agent."""
+    return {OUTPUT: Measured(values=_rates(pace, MACHINES[:1]))}
+
+
+def _rates(pace: Pace, names: tuple[str, ...]) -> tuple[float, ...]:
+    """MB (10⁶ bytes) a second until all is in the archive, in each run."""
     blocks = max(1, pace.flood // BLOCK)
     with place() as it:
         go = it.directory / "go"
         it.tell(patchset("bench", 1))
-        machines = ", ".join(f"{{name: {name}}}" for name in MACHINES)
+        machines = ", ".join(f"{{name: {name}}}" for name in names)
         start(it, _FLOOD.format(go=go, machines=machines, blocks=blocks), ready=0)
         values = []
         for number in range(1, pace.runs + 1):
             go.unlink(missing_ok=True)
             if number > 1:
                 it.post(f"runs/{number - 1}/retry")
-            _running(it, str(number), len(MACHINES))
-            values.append(_flooded(it, go, str(number), blocks * BLOCK * len(MACHINES)))
-    return {LOG_RATE: Measured(values=tuple(values))}
+            _running(it, str(number), len(names))
+            values.append(_flooded(it, go, str(number), blocks * BLOCK * len(names)))
+    return tuple(values)
 
 
 def _running(it: House, id: str, machines: int) -> None:

@@ -1,9 +1,19 @@
 """Figures as people read them: a table in the terminal, and the page docs/benchmarks.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 
+from bench.aims import AIMS
 from bench.figure import TITLES, Figure
+
+_ORDER = list(AIMS)
+_HEAD = """# Benchmarks
+
+Everything runs on one machine at once: server, agents, whoever asks, and the peer. A peer's figure is taken in the same
+go, right after ours; one that says "measured" was recorded, as its program does not run any more. geard keeps its locks
+in memory; each transition of ours is on disk before it is answered. Nothing in geard or gear is changed: what holds it
+back with one client is the delayed acknowledgement of TCP, which every user of it meets.
+"""
 
 
 def table(figures: Sequence[Figure]) -> str:
@@ -15,32 +25,39 @@ def table(figures: Sequence[Figure]) -> str:
     )
 
 
-def page(figures: Sequence[Figure], *, command: str, machine: str, day: date, load: float) -> str:
-    """The whole page, written by the command that it names."""
+def section(figures: Sequence[Figure], *, command: str, machine: str, day: date, load: float) -> str:
+    """What one bench has to say, written by the command that it names."""
     rows = [TITLES, tuple("---" for _ in TITLES), *(_marked(figure) for figure in figures)]
     cells = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     meanings = "\n".join(f"- `{figure.aim.key}`: {figure.aim.caption}." for figure in figures)
-    return f"""# Benchmarks
-
-Taken on {day.isoformat()} with
+    return f"""Taken on {day.isoformat()} with
 
 ```
 {command}
 ```
 
 on {machine}; load before it: {load:.1f} for each core. Medians of one go; the ranges are those of its repeated runs.
-Everything runs on this one machine at once: server, agents, whoever asks, and the peer.
 
 {cells}
 
-## What the keys mean
-
 {meanings}
-
-A peer's figure is taken in the same go, on the same machine, right after ours. geard keeps its locks in memory; each
-transition of ours is on disk before it is answered. Nothing in geard or gear is changed: what holds it back with one
-client is the delayed acknowledgement of TCP, which every user of it meets.
 """
+
+
+def page(taken: Mapping[str, str]) -> str:
+    """The whole page, from the sections of all benches by name."""
+    told = "\n".join(f"## {name}\n\n{taken[name]}" for name in sorted(taken, key=_ORDER.index))
+    return f"{_HEAD}\n{told}"
+
+
+def sections(written: str) -> dict[str, str]:
+    """What a page says already, by bench; a bench that is not measured anew keeps its section."""
+    found = {}
+    for part in f"\n{written}".split("\n## ")[1:]:
+        name, _, text = part.partition("\n")
+        if name in _ORDER:
+            found[name] = text.strip() + "\n"
+    return found
 
 
 def _marked(figure: Figure) -> tuple[str, ...]:
