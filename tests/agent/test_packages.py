@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paddock.agent.entry import Outcome
-from paddock.agent.skills import package
+from paddock.agent.skills import package, programs
 from paddock.agent.skills.package import apk, home, listing, script
 from paddock.agent.skills.package.names import ALPINE, DEBIAN, RPM, Grammar, read
 from paddock.agent.skills.package.tool import Tool, Verb, Wish
@@ -28,8 +28,8 @@ from tests.agent.doing import Doer
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="packages are root's")
 
 
-def needs(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program, path=home.path()) is None]
+def needs(*names: str) -> None:
+    missing = [name for name in names if not programs.find(name)]
     if missing:
         pytest.skip(f"not installed here: {', '.join(missing)} (./dev host-setup)")
 
@@ -452,7 +452,7 @@ def test_a_system_without_a_known_manager_is_refused(tmp_path: Path) -> None:
         home.tool_of(str(tmp_path))
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/os-release").write_text("ID=alpine\n")
-    if shutil.which("apk", path=home.path()) is None:
+    if not programs.find("apk"):
         with pytest.raises(Refused, match="is alpine, and apk is not installed here"):
             home.tool_of(str(tmp_path))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import programs
 from paddock.agent.skills.package import home, listing, script
 from paddock.agent.skills.package.names import read
 from paddock.agent.skills.package.tool import Tool, Verb, Wish
@@ -83,7 +84,7 @@ def _root(place: Place, call: Call) -> str:
 
 
 def _environment(place: Place, tool: Tool, wish: Wish) -> dict[str, str]:
-    env = {**variables(place, {}), **tool.env, "PATH": home.path(), "LC_ALL": "C.UTF-8"}
+    env = {**variables(place, {}), **tool.env, "PATH": programs.path(), "LC_ALL": "C.UTF-8"}
     for name, text in tool.files(wish).items():
         wish.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = wish.directory / name.lower()
@@ -128,7 +129,7 @@ async def _list(place: Place, call: Call) -> Mapping[str, JSON]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PATH": home.path(), "LC_ALL": "C.UTF-8"},
+        env={**os.environ, "PATH": programs.path(), "LC_ALL": "C.UTF-8"},
     )
     try:
         async with asyncio.timeout(_LIST_LIMIT):

@@ -3,12 +3,11 @@
 Effects: none.
 """
 
-import os
 import re
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from paddock.agent.skills import programs
 from paddock.agent.skills.package.apk import APK
 from paddock.agent.skills.package.apt import APT
 from paddock.agent.skills.package.rpm import DNF, ZYPPER
@@ -16,20 +15,13 @@ from paddock.agent.skills.package.tool import Tool
 from paddock.core.errors import Refused
 
 TOOLS = (APT, DNF, ZYPPER, APK)
-_SYSTEM = ("sbin", "usr/sbin", "usr/local/sbin", "bin", "usr/bin")
 _LINE = re.compile(r"""\s*(ID|ID_LIKE)=(?:"([^"]*)"|'([^']*)'|(\S*))\s*""")
-
-
-def path() -> str:
-    """Where programs are looked for: as the agent was started, and where package managers expect theirs to be."""
-    known = [place for place in os.environ.get("PATH", "").split(":") if place]
-    return ":".join([*known, *(f"/{place}" for place in _SYSTEM if f"/{place}" not in known)])
 
 
 def tool_of(root: str) -> Tool:
     """The manager of the running system, or of the one in a directory. Refused if there is none."""
     kin = families(root)
-    here = [tool for tool in TOOLS if shutil.which(tool.program, path=path())]
+    here = [tool for tool in TOOLS if programs.find(tool.program)]
     fitting = [tool for name in kin for tool in here if name in tool.families]
     if fitting:
         return fitting[0]
