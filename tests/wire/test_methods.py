@@ -42,6 +42,7 @@ VALID: dict[str, dict[str, Any]] = {
     "package.remove": {"names": ["htop"]},
     "package.upgrade": {},
     "package.list": {},
+    "config.apply": {"tool": "ansible", "content": "- hosts: all"},
 }
 
 

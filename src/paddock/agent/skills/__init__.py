@@ -19,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "sources": "paddock.agent.skills.sources",
     "system": "paddock.agent.skills.system",
     "package": "paddock.agent.skills.package",
+    "config": "paddock.agent.skills.config",
     "local": "paddock.agent.skills.local",
 }
 """What Paddock itself brings."""
