@@ -88,6 +88,7 @@ class Worker:
         self._group = group
         self._tell = tell
         self._moment = moment
+        self._admitting: dict[str, asyncio.Task[Refuse | Answer | _Running | Exception]] = {}
         self._running: dict[str, _Running] = {}
         self._finished: dict[str, Entry] = {}
         self._answered: set[str] = set()
@@ -260,6 +261,8 @@ class Worker:
         # A link that ends meanwhile cancels the answer, never the step from the ledger to the beginning: an entry that
         # nobody began would be answered as accepted for ever.
         admitting = self._group.create_task(self._admit(asked, entry, deed), name=f"admit {entry.id}")
+        self._admitting.setdefault(entry.task, admitting)
+        admitting.add_done_callback(lambda _: self._admitting.pop(entry.task, None))
         admitted = await asyncio.shield(admitting)
         match admitted:
             case Exception():
@@ -323,6 +326,8 @@ class Worker:
 
     async def _cancel(self, params: Mapping[str, JSON]) -> Mapping[str, JSON]:
         task, grace = str(params["task_id"]), params.get("grace")
+        if (admitting := self._admitting.get(task)) is not None:
+            await asyncio.wait({admitting})  # it was asked for before, and the ledger is slower than we are
         running = self._running.get(task)
         if running is not None:
             outcome = Outcome(code=Code.CANCELLED, msg=f"{task}: was cancelled")
