@@ -19,8 +19,8 @@ PURE = frozenset(
 )
 LOOP = PURE | {"asyncio", "contextlib", "logging"}
 MACHINE = LOOP | frozenset(
-    """array ctypes errno fcntl gc gzip io os pathlib platform pwd queue random secrets select selectors shutil signal
-    socket ssl stat struct subprocess sys tarfile tempfile termios threading time uuid weakref zlib""".split()
+    """array ctypes errno fcntl gc gzip io os pathlib platform pwd queue random resource secrets select selectors shutil
+    signal socket ssl stat struct subprocess sys tarfile tempfile termios threading time uuid weakref zlib""".split()
 )
 ALLOWED = {
     "core": PURE | {"paddock.core"},

@@ -1,4 +1,4 @@
-"""Collects files: what matches below a directory becomes output streams, and no link is followed.
+"""Collects files: what matches below a directory becomes output, no link is followed.
 
 Effects: none; reading changes nothing.
 """

@@ -1,4 +1,4 @@
-"""Puts a file: at once or in pieces, never visible before it is whole, as its bytes, mode and owner are asked.
+"""Puts a file: at once or in pieces, never visible before it is whole.
 
 Effects: idempotent. Pieces wait in a part below the agent's own directory, named by path, size and digest, so the same
 put goes on after any restart where it was; the last piece proves the digest and renames. Asked again after it was done,

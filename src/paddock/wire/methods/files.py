@@ -56,7 +56,7 @@ METHODS = (
                 doc="at most so many",
             ),
         ),
-        result="{data, sha256, size, version, mode, uid, gid}: a piece and its digest; those of one version fit together",
+        result="{data, sha256, size, version, mode, uid, gid}: pieces of one version fit together",
     ),
     Method(
         name="file.send",
