@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from paddock.agent.notifying import Notifier
 
@@ -36,7 +37,10 @@ class Register:
 
     def dials(self, server: str) -> None:
         """It turns to this server."""
-        self._now = replace(self._now, server=server)
+        parts = urlsplit(server)
+        # Neither a password nor a query: this is read by others than the agent.
+        place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        self._now = replace(self._now, server=place)
 
     def connected(self, agent: str) -> None:
         """Hello was answered."""
