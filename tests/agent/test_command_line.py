@@ -84,7 +84,7 @@ def complaint(err: str) -> list[str]:
         (["--server", "ws://ci.example:8080/agent"], "in clear", "wss://ci.example:8080/agent, or --insecure"),
         (["--server", "ws://u:secret@192.0.2.1/agent"], "in clear", "wss://192.0.2.1/agent"),
         (["--server", NOWHERE, "--proxy", "gopher://x"], "not a proxy's URL", "socks5://"),
-        (["--server", NOWHERE, "--skills", "script,foo"], "foo: no such skill", "local, script, sources, system"),
+        (["--server", NOWHERE, "--skills", "script,foo"], "foo: no such skill", "script, sources, system"),
         (["--server", NOWHERE, "--skills", "script,"], "'': no such skill", "script"),
         (["--line", "gopher:1"], "not a line", "unix:PATH"),
         (["--line", "tls:1"], "needs host and port", "tls://HOST:PORT"),

@@ -10,11 +10,13 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from paddock.agent import attending, dialing, identity, settings, skills
+from paddock.agent import attending, dialing, enrolment, identity, origin, settings, shutout, skills
 from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
+from paddock.agent.cloud.surroundings import Surroundings
 from paddock.agent.conversation import Conversation
 from paddock.agent.dialing import Hopeless, Server
 from paddock.agent.duty import keep
@@ -24,8 +26,10 @@ from paddock.agent.greeting import ADD, Greeting
 from paddock.agent.ledger import Ledger, Unwritable
 from paddock.agent.life import Life
 from paddock.agent.logs import Logs
+from paddock.agent.notifying import Notifier
 from paddock.agent.settings import Settings, WrongUse
 from paddock.agent.skills.skill import Place
+from paddock.agent.standing import Register
 from paddock.agent.worker import Worker
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import faults
@@ -58,6 +62,11 @@ class Agent:
         self._hopeless: Hopeless | None = None
         self._kept: list[asyncio.Task[None]] = []
         self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()), directory=chosen.state / "log")
+        self._notifier = Notifier(os.environ)
+        self._register = Register(chosen.state, self._notifier)
+        self._surroundings = Surroundings(chosen, boot_id=self._boot_id)
+        self._used_code = ""
+        """Digest of the code that was used before this process began."""
         self.ready = asyncio.Event()
 
     def stop(self) -> None:
@@ -71,18 +80,22 @@ class Agent:
         another agent lives on; Hopeless if the server refuses to enrol it.
         """
         chosen = self._settings
-        self._check_skills()
+        self._check()
         server = self._server()
         with contextlib.ExitStack() as held:
             with settings.opening(chosen):
-                if server is not None and not chosen.code and identity.load(chosen.state) is None:
-                    raise WrongUse(f"{chosen.state}: no identity yet, and no --code", hint=ADD)
+                if server is not None and not chosen.code and not chosen.machine:
+                    await self._find_code()
                 settings.prepare(chosen)
                 held.enter_context(settings.locked(chosen))
                 if chosen.cgroup is not None:
                     with contextlib.suppress(OSError):
                         Cgroup(path=chosen.cgroup).add(0)
                 identity.sign_in(chosen.state)
+                if not await self._is_admitted():
+                    return
+                settings.prepare(chosen)
+                self._surroundings.recall()
                 ledger = await asyncio.to_thread(Ledger.open, chosen.ledger)
             self._alerts.load()
             logger = logging.getLogger("paddock")
@@ -99,13 +112,22 @@ class Agent:
                 self._logs.close()
                 await ledger.close()
         if self._hopeless is not None:
+            # A code that was refused is refused for ever: nobody comes back with it.
+            enrolment.forget(chosen.state)
             raise self._hopeless
 
-    def _check_skills(self) -> None:
+    def _check(self) -> None:
         try:
             skills.known(self._settings.skills)
         except Refused as exc:
             raise WrongUse(f"--skills {exc.message}", hint=exc.hint) from exc
+        if self._settings.metadata_url:
+            from paddock.agent.cloud import fetching
+
+            try:
+                fetching.place(self._settings.metadata_url)
+            except Refused as exc:
+                raise WrongUse(exc.message, hint=exc.hint) from exc
 
     async def _live(self, ledger: Ledger, launcher: Launcher, server: Server | None) -> None:
         if ledger.set_aside is not None:
@@ -128,18 +150,25 @@ class Agent:
                     self._settings,
                     boot_id=self._boot_id,
                     ledger=ledger,
-                    code=lambda: self._settings.code,
-                    enrolled=lambda: None,
+                    code=self._code,
+                    surroundings=self._surroundings,
+                    enrolled=lambda: enrolment.forget(self._settings.state),
+                    began=self._register.connected,
                 )
                 self._logs.attach(asyncio.get_running_loop(), worker.news)
                 await worker.recover()
                 speaking = group.create_task(self._speak(worker, self._greeting, place, server))
                 pruning = group.create_task(self._prune(ledger))
+                looking = group.create_task(self._look_around())
+                living = group.create_task(self._live_on(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
                 await self._stop.wait()
+                self._notifier.stopping()
                 await worker.stop(limit=_STOP_LIMIT)
                 speaking.cancel()
                 pruning.cancel()
+                looking.cancel()
+                living.cancel()
                 for duty in self._kept:
                     duty.cancel()
                 worker.leave()
@@ -154,6 +183,7 @@ class Agent:
             state=chosen.state,
             keep=lambda name, duty: self._kept.append(group.create_task(keep(name, duty))),
             running=lambda: self._worker.count if self._worker else 0,
+            cloud=lambda: self._surroundings.known,
             alerts=self._alerts,
             life=self._life,
             carrying=self._carrying(ledger, server),
@@ -175,18 +205,79 @@ class Agent:
             walled=self._settings.bubblewrap,
         )
 
+    # Who we are
+
+    async def _find_code(self) -> None:
+        """Somebody has to have given us a code: with the command line, in its file, or through the cloud."""
+        chosen = self._settings
+        if identity.load(chosen.state) is None and not enrolment.waiting(chosen.state):
+            await self._surroundings.refresh(code=True)
+            if not self._surroundings.known.code:
+                raise WrongUse(f"{chosen.state}: no identity yet, and no --code", hint=ADD)
+
+    async def _is_admitted(self) -> bool:
+        """Whether the state is this machine's, as soon as that is sure; False if the end came first."""
+
+        async def injected() -> str:
+            return (await self._surroundings.refresh(code=True)).code
+
+        watching = asyncio.create_task(self._notifier.keep(_is_turning))
+        try:
+            await shutout.admit(self._settings, stop=self._stop, injected=injected, tell=self._tell_shut_out)
+        finally:
+            watching.cancel()
+        recorded = origin.load(self._settings.state)
+        self._used_code = recorded.code if recorded is not None else ""
+        if identity.load(self._settings.state) is not None:
+            enrolment.forget(self._settings.state)
+        return not self._stop.is_set()
+
+    def _tell_shut_out(self, why: str) -> None:
+        if why:
+            self.ready.set()
+            self._notifier.ready()
+        self._register.apart(why or "begins anew")
+
+    def _code(self) -> str:
+        """The enrolment code to show, remembered before it is shown; one that was used before comes last."""
+        state = self._settings.state
+        given = [
+            code for code in (enrolment.waiting(state), self._settings.code, self._surroundings.known.code) if code
+        ]
+        code = min(given, key=lambda one: origin.digest(one) == self._used_code, default="")
+        if code and not self._settings.is_local:
+            recorded = origin.load(state) or origin.Origin()
+            if recorded.code != origin.digest(code):
+                origin.record(state, replace(recorded, code=origin.digest(code)))
+        return code
+
+    async def _look_around(self) -> None:
+        with contextlib.suppress(PaddockError, OSError):
+            await self._surroundings.refresh()
+
     # Speaking
 
     async def _speak(self, worker: Worker, greeting: Greeting, place: Place, server: Server | None) -> None:
         async def converse(link: Link) -> str:
             return await self._converse(link, worker, greeting, place)
 
+        async def heard(link: Link) -> str:
+            reason = "the line is quiet"
+            try:
+                reason = await converse(link)
+            except PaddockError as exc:
+                reason = exc.message
+                raise
+            finally:
+                self._register.apart(reason)
+            return reason
+
         try:
             if server is not None:
                 self.ready.set()
-                await dialing.keep(server, converse, subject="server")
+                await dialing.keep(server, converse, subject="server", register=self._register)
             else:
-                await attending.attend(self._settings.line, converse, ready=self.ready, over=self.stop)
+                await attending.attend(self._settings.line, heard, ready=self.ready, over=self.stop)
         except Hopeless as exc:
             self._hopeless = exc
             self.stop()
@@ -224,6 +315,20 @@ class Agent:
         if self._conversation is not None:
             self._conversation.tell(status)
 
+    # Living
+
+    async def _live_on(self, ledger: Ledger) -> None:
+        """Let the service's manager know that it began, and then, for as long as it asks, that all of it lives."""
+        await self.ready.wait()
+        self._notifier.ready()
+
+        async def is_alive() -> None:
+            # By way of the thread that writes: a full disk is no reason to end, one that hangs is.
+            with contextlib.suppress(Unwritable):
+                await ledger.find("")
+
+        await self._notifier.keep(is_alive)
+
     # Time
 
     def _moment(self) -> Moment:
@@ -241,7 +346,7 @@ class Agent:
                 faults.at("agent.pruned")
                 if pruned:
                     _log.info("pruned", extra={"entries": pruned})
-            await asyncio.sleep(_PRUNE_EVERY)
+            await asyncio.sleep(min(_PRUNE_EVERY, max(self._settings.retention.total_seconds() / 2, 1)))
 
 
 async def live(chosen: Settings) -> None:
@@ -259,6 +364,10 @@ async def live(chosen: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await agent.run()
+
+
+async def _is_turning() -> None:
+    """That the loop came to this is the proof."""
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from paddock.agent.dialing import Hopeless
+from paddock.agent.dialing import Again, Hopeless
 from paddock.agent.settings import WrongUse
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import links
@@ -102,6 +102,8 @@ async def _hear(link: Link, converse: Converse) -> float:
         _log.info("link is over", extra={"subject": "line", "why": reason})
     except Hopeless:
         raise
+    except Again as exc:
+        _log.info("link is over", extra={"subject": "line", "why": exc.message})
     except PaddockError as exc:
         _log.warning("not welcome", extra={"why": exc.message})
         after = getattr(exc, "retry_after", None)

@@ -41,12 +41,12 @@ def check(code: str, *, source: str) -> str:
 
 
 def waiting(state: Path) -> str:
-    """The code that waits in the state directory; empty if none does, or if it was used already."""
+    """The code that waits in the state directory; empty if none does, or while there is an identity.
+
+    That one may be a copy's: whether the code is of use or is forgotten is decided by the agent, once it knows.
+    """
     path = state / FILE
-    if not path.exists():
-        return ""
-    if identity.load(state) is not None:
-        forget(state)
+    if not path.exists() or identity.load(state) is not None:
         return ""
     if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         path.chmod(0o600)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from paddock.agent import identity
+from paddock.agent.cloud.surroundings import Surroundings
 from paddock.agent.conversation import Conversation
 from paddock.agent.dialing import Again, Hopeless, Unwelcome
 from paddock.agent.identity import Identity
@@ -22,7 +23,7 @@ from paddock.agent.skills.system import SOFTWARE, facts
 from paddock.agent.worker import Worker
 from paddock.core.errors import Broken
 from paddock.hands import faults
-from paddock.wire.hello import Enrol, Hello
+from paddock.wire.hello import Enrol, Facts, Hello
 from paddock.wire.messages import Code, Failure
 
 _log = logging.getLogger(__name__)
@@ -36,14 +37,24 @@ class Greeting:
     """What is said first, each time; and what the server took last."""
 
     def __init__(
-        self, chosen: Settings, *, boot_id: str, ledger: Ledger, code: Callable[[], str], enrolled: Callable[[], None]
+        self,
+        chosen: Settings,
+        *,
+        boot_id: str,
+        ledger: Ledger,
+        code: Callable[[], str],
+        enrolled: Callable[[], None],
+        began: Callable[[str], None],
+        surroundings: Surroundings,
     ) -> None:
         self._settings = chosen
         self._boot_id = boot_id
         self._ledger = ledger
         self._code = code
         self._enrolled = enrolled
+        self._began = began
         self._tries_old_token = False
+        self._surroundings = surroundings
         self.accepted: Identity | None = None
         """Who we are, with the token that the server took last."""
 
@@ -59,6 +70,7 @@ class Greeting:
             # Whoever carries this machine vouches for it: it has no name of its own.
             await conversation.hello(self._hello(None, worker, place))
             _log.info("session began", extra={"agent": place.machine})
+            self._began(place.machine)
             return
         shown = known
         if known.new_token and not self._tries_old_token:
@@ -76,13 +88,21 @@ class Greeting:
             self._tries_old_token = not self._tries_old_token
             raise
         _log.info("session began", extra={"agent": known.agent})
+        self._began(known.agent)
         self._tries_old_token = False
         self.accepted = replace(shown, new_token="")
         if known.new_token:
             faults.at("agent.token_accepted")
             # The token that has said hello is the only one from now on.
             await asyncio.to_thread(identity.save, self._settings.state, self.accepted)
+        await self._tell_more(facts(place), place)
         await self._keep_young(conversation, self.accepted)
+
+    async def _tell_more(self, told: Facts, place: Place) -> None:
+        """Facts are said in hello alone: what the cloud says a moment later is worth another one."""
+        await self._surroundings.asked.wait()
+        if not self._settings.line and facts(place) != told:
+            raise Again("the cloud is known now")
 
     def _hello(self, shown: Identity | None, worker: Worker, place: Place) -> Hello:
         return Hello(

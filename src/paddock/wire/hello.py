@@ -14,10 +14,12 @@ from paddock.wire.messages import Code, code_of
 
 __all__ = [
     "LOG_STREAM",
+    "Alert",
     "BadParams",
     "Deliver",
     "Enrol",
     "Facts",
+    "Heard",
     "Hello",
     "Output",
     "Relay",
@@ -50,6 +52,7 @@ class Facts:
 
     hostname: str
     cloud: str = ""
+    instance: str = ""
     arch: str = ""
     os: str = ""
     addresses: tuple[str, ...] = ()
@@ -59,6 +62,7 @@ class Facts:
         return {
             "hostname": self.hostname,
             "cloud": self.cloud,
+            "instance": self.instance,
             "arch": self.arch,
             "os": self.os,
             "addresses": list(self.addresses),
@@ -71,6 +75,7 @@ class Facts:
         return cls(
             hostname=found.need("hostname", fields.name),
             cloud=found.maybe("cloud", _word, ""),
+            instance=found.maybe("instance", _word, ""),
             arch=found.maybe("arch", _word, ""),
             os=found.maybe("os", _word, ""),
             addresses=found.each("addresses", fields.name),
@@ -321,6 +326,41 @@ class Output:
             data=data,
             times=found.each("times", _time),
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alert:
+    """Something a person should know. `name` is the condition's, chosen by the agent; `is_over`: it has passed."""
+
+    name: str
+    message: str
+    subject: str = ""
+    level: str = "warning"
+    is_over: bool = False
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, JSON]) -> Self:
+        """From params that the table has checked."""
+        return cls(
+            name=str(params["id"]),
+            message=str(params["msg"]),
+            subject=str(params.get("subject") or ""),
+            level=str(params.get("level") or "warning"),
+            is_over=params.get("state") == "over",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """The answer to an alert: whether a person knows of it, and when to tell it again; None: not again."""
+
+    is_acknowledged: bool
+    repeat_after: timedelta | None = None
+
+    def params(self) -> dict[str, JSON]:
+        """For the wire (the result of alert)."""
+        after = None if self.repeat_after is None else fields.seconds(self.repeat_after)
+        return {"acknowledged": self.is_acknowledged, "repeat_after": after}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,16 +8,20 @@ is named by an entry point of the group `paddock.skills`, and has its rows of th
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
+from paddock.agent.cloud.facts import CloudFacts
 from paddock.agent.entry import Outcome, Stream
 from paddock.agent.floor import Floor
+from paddock.agent.life import Life
 from paddock.agent.paths import name_for
-from paddock.core.errors import PaddockError, Refused, Stale
+from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands.exit import Exit
 from paddock.hands.order import Order
 from paddock.wire.fields import BadParams
@@ -25,6 +29,7 @@ from paddock.wire.framing import JSON
 from paddock.wire.hello import LOG_STREAM
 from paddock.wire.messages import Code
 
+T = TypeVar("T")
 Duty: TypeAlias = Callable[[], Awaitable[None]]
 
 
@@ -51,8 +56,14 @@ class Place:
     floor: Floor | None = None
     cgroup: Path | None = None
     """The machine's own group; each task gets one below it."""
+    cloud: Callable[[], CloudFacts] = CloudFacts
+    """What is known of the cloud by now."""
     running: Callable[[], int] = lambda: 0
     """How many tasks run now."""
+    alerts: Alerts | None = None
+    """Where a skill says what a person should know; None where nobody listens."""
+    life: Life = field(default_factory=Life)
+    """The agent's own."""
 
     def group_of(self, task: str) -> Path | None:
         """A control group for one task, where the machine has one."""
@@ -86,6 +97,8 @@ class Call:
     directory: Path
     limit: timedelta | None = None
     """What is left of the command's limit."""
+    boot_id: str = ""
+    """The boot in which it was accepted."""
     progress: Callable[[float | None, timedelta | None], None] = _silent
     """Say how much is done, in percent, and how long the rest may take."""
     grew: Callable[[], None] = _nothing
@@ -134,10 +147,14 @@ class Work:
     """Done inside the agent's process; a crash of it leaves `interrupted`. Cancelled by cancelling the coroutine.
 
     With `streams`, the file `output` in the task's directory is sent while it grows; the outcome names its length.
+    One that keeps a journal of its own has `resume`: what becomes of it at the next birth, instead of `interrupted`.
+    `told` is called when the server has its end and all output, at least once: again if the agent dies meanwhile.
     """
 
     act: Callable[[Call], Awaitable[Outcome]]
     streams: bool = False
+    resume: Callable[[Call], Awaitable[Outcome]] | None = None
+    told: Callable[[str], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +185,7 @@ def code_of(exc: Exception) -> Code:
     return Code.FAILED
 
 
-def failure(exc: Exception) -> Outcome:
+def failure(exc: BaseException) -> Outcome:
     """How a command ended whose skill raised."""
     if isinstance(exc, PaddockError):
         return Outcome(code=code_of(exc), msg=exc.message)
@@ -182,11 +199,23 @@ def output_of(call: Call, ended: Exit) -> dict[str, Stream]:
     return {LOG_STREAM: Stream(path=str(call.directory / "output"), length=ended.output)}
 
 
-async def in_thread(act: Callable[[], Outcome]) -> Outcome:
+_THREADS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="skill")
+"""Not the loop's own: a thread that never ends takes none away from the agent."""
+
+
+async def in_thread(act: Callable[[], T]) -> T:
     """Disk work beside the loop. A thread cannot be ended: cancelled, this waits for it, lest it acts later."""
-    job = asyncio.ensure_future(asyncio.to_thread(act))
+    job = asyncio.get_running_loop().run_in_executor(_THREADS, guarded, act)
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
         await asyncio.wait({job})
         raise
+
+
+def guarded(act: Callable[[], T]) -> T:
+    """What a skill raises to end the process ends its command only."""
+    try:
+        return act()
+    except (SystemExit, KeyboardInterrupt) as exc:
+        raise Broken(f"the skill raised {type(exc).__name__}: {exc}") from exc

@@ -1,0 +1,1 @@
+"""What the cloud says of the machine it runs: asked once a boot, in the background, within a second."""
