@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from paddock.core.access import Enrolment, Token
 from paddock.core.agent import Agent
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.event import Change, Event, Heard
@@ -22,7 +23,9 @@ from paddock.core.report import Report
 from paddock.core.results import Results
 from paddock.core.round import Round
 from paddock.core.run import Run
+from paddock.wire.hello import Alert as AlertTold
 from paddock.wire.hello import Enrol, Hello, Output, Relay, Status, Welcome
+from paddock.wire.hello import Heard as AlertHeard
 
 
 class Row(Protocol):
@@ -115,6 +118,8 @@ class Tables(Protocol):
     def agents(self) -> Rows[Agent]: ...
     @property
     def commands(self) -> Rows[Command]: ...
+    @property
+    def alerts(self) -> Rows[Alert]: ...
     @property
     def tokens(self) -> Rows[Token]: ...
     @property
@@ -306,6 +311,9 @@ class Desk(Protocol):
     async def output(self, agent: str, output: Output) -> int:
         """Store output and return the synced length of the stream. `Refused` for tasks it was not given, `Stale`
         after the fence."""
+
+    async def alerted(self, agent: str, alert: AlertTold) -> AlertHeard:
+        """Something a person should know; durable when this returned. Told again it is the same alert."""
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None: ...
 

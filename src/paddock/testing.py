@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
 
 from paddock.core.access import Enrolment, Token
 from paddock.core.agent import Agent
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
@@ -349,6 +350,7 @@ class _Disk:
         self.hosts = _Shelf("hosts", Host)
         self.agents = _Shelf("agents", Agent)
         self.commands = _Shelf("commands", Command)
+        self.alerts = _Shelf("alerts", Alert)
         self.tokens = _Shelf("tokens", Token)
         self.enrolments = _Shelf("enrolments", Enrolment)
         self.history: list[Transition] = []
@@ -370,6 +372,7 @@ class _MemoryTables:
         self.hosts = _MemoryRows(store, disk.hosts, writing)
         self.agents = _MemoryRows(store, disk.agents, writing)
         self.commands = _MemoryRows(store, disk.commands, writing)
+        self.alerts = _MemoryRows(store, disk.alerts, writing)
         self.tokens = _MemoryRows(store, disk.tokens, writing)
         self.enrolments = _MemoryRows(store, disk.enrolments, writing)
         self.history = _MemoryHistory(store, writing)

@@ -9,8 +9,8 @@ from paddock.core import host as hosts
 from paddock.core.command import Command, State
 from paddock.core.errors import Broken, Refused, Stale
 from paddock.core.run import Verdict
+from paddock.engine import noting
 from paddock.engine.commanding import LAST_WORDS, Commanding
-from paddock.engine.filing import agent_log
 from paddock.engine.means import order
 from paddock.testing import settle
 from paddock.wire.hello import LOG_STREAM, Enrol, Facts, Output, Status, TaskReport, TaskState
@@ -327,15 +327,13 @@ async def test_a_full_disk_is_broken_and_the_rest_is_taken_later(busy: Scene) ->
     assert await busy.desk.output("pair-1.one", out(command.id)) == 1
 
 
-async def test_the_last_lines_of_an_agents_own_log_are_kept(scene: Scene) -> None:
-    await scene.archive.write(agent_log("a1"), b'{"msg": "early"}\n' * 61_000)
-    for number in range(2):
-        await scene.desk.logged("a1", [{"msg": f"line {number} " + "x" * 10_000}])
-    kept = await scene.archive.read(agent_log("a1"))
-    assert len(kept) <= 1 << 20
-    assert b"line 0" in kept
-    assert b"line 1" in kept
-    assert kept.startswith(b'{"msg"')
+async def test_an_agents_own_log_grows_by_one_write_a_batch(scene: Scene) -> None:
+    batch = [{"level": "info", "msg": f"line {number}", "time": "2026-01-31T09:42:00Z"} for number in range(50)]
+    await scene.desk.logged("a1", batch)
+    await scene.desk.logged("a1", [{"level": "error", "msg": "last", "time": "2026-01-31T09:43:00Z"}])
+    kept = await noting.last(scene.archive, "a1", count=100)
+    assert [line.message for line in kept.items] == [*(f"line {number}" for number in range(50)), "last"]
+    assert [name for name, _ in scene.grown] == ["agents/a1/log"] * 2
 
 
 # --- hello ---

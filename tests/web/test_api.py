@@ -9,6 +9,7 @@ import pytest
 
 from paddock.core.errors import Broken, Conflict, Missing, PaddockError, Refused, Stale
 from paddock.core.lease import Lease
+from paddock.engine import noting
 from paddock.web import telling
 from paddock.web.api import problem_of
 from paddock.web.body import MOST
@@ -270,9 +271,9 @@ async def test_lines_wait_for_what_is_printed_next(scene: Scene) -> None:
 
 async def test_an_agents_own_log_reads_as_lines(scene: Scene, client: httpx.AsyncClient) -> None:
     entry = b'{"level": "info", "msg": "connected", "time": "2026-01-31T09:42:00Z", "fields": {"server": "ci"}}'
-    await scene.archive.write("agents/a-vm-1/agent.log", entry + b"\n[1]\nhalf {\n{}\n")
+    await scene.archive.append(f"{noting.place('a-vm-1')}/{0:016d}", 0, entry + b"\n[1]\nhalf {\n{}\n")
     said = (await client.get(f"{API}/agents/a-vm-1")).json()["log"]
-    assert said == ["2026-01-31T09:42:00Z info connected (server=ci)", "[1]", "half {", "{}"]
+    assert said == ["2026-01-31T09:42:00Z info connected (server=ci)", "info [1]", "info half {", "info"]
 
 
 async def test_operating(scene: Scene) -> None:

@@ -15,6 +15,7 @@ from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Missing, Refused
 from paddock.core.run import Verdict
+from paddock.engine.alerting import end_all
 from paddock.engine.attending import break_down
 from paddock.engine.means import fail, need, record
 from paddock.ports import Tables
@@ -58,6 +59,7 @@ def replace_agent(tables: Tables, id: str, *, now: datetime) -> None:
         return
     for command in tables.commands.where(agent=older.id, state=sorted(commands.OPEN)):
         fail(tables, command, "interrupted", "another agent enrolled for its host", now=now)
+    end_all(tables, older.id, now=now)
     tables.agents.swap(older, replace(older, shut_out="another agent enrolled for its host", session="", seen=now))
 
 

@@ -13,6 +13,7 @@ from paddock.core.command import Command
 from paddock.core.environment import Environment, Reset
 from paddock.core.host import Host
 from paddock.engine import leasing
+from paddock.engine.alerting import end_all
 from paddock.engine.building import ask, fits
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
@@ -91,6 +92,8 @@ def finish(tables: Tables, environment: Environment, *, now: datetime) -> None:
     signal = environments.Signal.REMOVE if environment.retiring else environments.Signal.CLEANED
     after = environments.move(environment, signal, now=now)
     move(tables, "environments", environment, after, signal, now=now, note="proven by its host's agent")
+    for machine in after.machines if after.state is environments.State.GONE else ():
+        end_all(tables, machine.agent, now=now)
     if after.state is environments.State.READY:
         leasing.serve(tables, environment.pool, now=now)
 

@@ -4,7 +4,6 @@ Effects: journaled (a command is durably `sent` before its first byte leaves; ou
 acknowledged)
 """
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,14 +17,14 @@ from paddock.core.agent import Agent
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
-from paddock.core.redaction import redacted, sentence
-from paddock.engine import admission
-from paddock.engine.filing import COLLECT, agent_log, lengths, stream_name, times_name
+from paddock.core.redaction import sentence
+from paddock.engine import admission, alerting, noting
+from paddock.engine.filing import COLLECT, lengths, stream_name, times_name
 from paddock.engine.means import Means, fail, need
 from paddock.hands import faults
 from paddock.ports import Admitted, T, Tables, Touched
 from paddock.wire import methods
-from paddock.wire.hello import Deliver, Enrol, Hello, Output, Relay, Status, TaskState, Welcome
+from paddock.wire.hello import Alert, Deliver, Enrol, Heard, Hello, Output, Relay, Status, TaskState, Welcome
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +36,6 @@ MOST_STREAMS = 16
 """Streams of a command that prints; only collecting names a stream for each file."""
 LAST_WORDS = 4096
 """Bytes beyond its limit that a log may have, to say that it was cut."""
-LOG_LIMIT = 1 << 20
-"""Bytes of an agent's own log lines that are kept."""
 
 
 class Commanding:
@@ -250,16 +247,14 @@ class Commanding:
         lines = "".join(f"{offset} {moment.isoformat(timespec='milliseconds')}\n" for offset, moment in times)
         await self._means.archive.append(name, await self._means.archive.length(name) or 0, lines.encode())
 
+    async def alerted(self, agent: str, alert: Alert) -> Heard:
+        """Something a person should know."""
+        now = self._means.clock.now()
+        return await self._write(lambda tables: alerting.tell(tables, agent, alert, now=now))
+
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
-        """Keep the last of an agent's own lines, one JSON object a line."""
-        name = agent_log(agent)
-        text = "".join(json.dumps(redacted(entry), ensure_ascii=False) + "\n" for entry in entries).encode()
-        length = await self._means.archive.length(name) or 0
-        if length + len(text) > LOG_LIMIT:
-            kept = (await self._means.archive.read(name, max(0, length - LOG_LIMIT // 2))).partition(b"\n")[2]
-            await self._means.archive.write(name, kept + text)
-        else:
-            await self._means.archive.append(name, length, text)
+        """Keep the last of an agent's own lines."""
+        self._grew(noting.place(agent), await noting.note(self._means.archive, agent, entries))
 
     async def rotate(self, agent: str, token: str) -> None:
         """See ports.Desk."""

@@ -1,4 +1,4 @@
-"""Filing: where in the archive a command's output and an agent's own log are kept.
+"""Filing: where in the archive a command's output is kept.
 
 Effects: none
 
@@ -15,11 +15,6 @@ from paddock.wire.hello import LOG_STREAM
 COLLECT = "file.collect"
 LOG = "out.log"
 FILES = "files"
-
-
-def agent_log(agent: str) -> str:
-    """Where an agent's own log lines are kept."""
-    return f"agents/{agent}/agent.log"
 
 
 def directory_of(agent: str, command: str) -> str:

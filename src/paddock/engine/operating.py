@@ -16,6 +16,7 @@ from paddock.core import lease as leases
 from paddock.core import round as rounds
 from paddock.core import run as runs
 from paddock.core.access import Enrolment, Identity, Role, Token
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.configuration import ProjectJob
 from paddock.core.environment import Environment
@@ -25,7 +26,7 @@ from paddock.core.host import Host
 from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
 from paddock.core.run import Run, Verdict
-from paddock.engine import leasing, ordering, planning
+from paddock.engine import alerting, leasing, ordering, planning
 from paddock.engine.admission import release_from_shut_out
 from paddock.engine.attending import revoke
 from paddock.engine.leasing import Leasing
@@ -281,6 +282,13 @@ class Operating:
         now = self._means.clock.now()
         return await self._means.store.write(
             lambda tables: ordering.cancel(tables, self._means, agent, command, identity=identity, grace=grace, now=now)
+        )
+
+    async def acknowledge(self, alert: str, *, identity: Identity) -> Alert:
+        """A person knows of it; its agent stops repeating it."""
+        now = self._means.clock.now()
+        return await self._means.store.write(
+            lambda tables: alerting.acknowledge(tables, alert, identity=identity, now=now)
         )
 
     async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:

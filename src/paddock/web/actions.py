@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from paddock.core.access import Identity, Role
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.host import Host
@@ -60,6 +61,9 @@ class Actions(Protocol):
 
     async def cancel_order(self, agent: str, command: str, *, grace: float | None, identity: Identity) -> Command:
         """End a command that somebody ordered; the row as it is now."""
+
+    async def acknowledge(self, alert: str, *, identity: Identity) -> Alert:
+        """A person knows of it. Again is the same as once; `Refused` for one that is over."""
 
     async def make_token(self, *, name: str, role: Role, ttl: timedelta | None, identity: Identity) -> str:
         """A new secret, told this once."""

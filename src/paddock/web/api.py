@@ -1,7 +1,6 @@
 """The JSON API under /api/v1: answers are shapes, refusals come from one table."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from paddock.core import environment, event, lease, report, run
 from paddock.core.access import Role
 from paddock.core.command import OPEN as OPEN_COMMANDS
 from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffered, PaddockError, Refused, Stale
-from paddock.engine import filing
+from paddock.engine import noting
 from paddock.engine.ordering import agent_of
 from paddock.web import telling
 from paddock.web.logs import Stream
@@ -513,26 +512,11 @@ async def files_of(site: Site, row: run.Run, folder: str) -> dict[str, int]:
 
 async def agent_log(site: Site, id: str) -> list[str]:
     """The last lines that an agent logged, as a person reads them: when, how grave, what, and the fields."""
-    name = filing.agent_log(id)
-    length = await site.archive.length(name)
-    if not length:
-        return []
-    start = max(0, length - 64 * 1024)
-    lines = (await site.archive.read(name, start, length - start)).decode("utf-8", "replace").splitlines()
-    # What a machine's agent says may hold codes that speak to a terminal: they are for nobody.
-    said = [_as_said(line) for line in lines[1 if start else 0 :][-200:]]
-    return ["".join(letter if letter.isprintable() else "\ufffd" for letter in line) for line in said]
+    return [as_said(line) for line in (await noting.last(site.archive, id, count=200)).items]
 
 
-def _as_said(line: str) -> str:
-    """`2026-01-31T09:42:00Z info connected (server=ci)` out of a log entry; anything else as it stands."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return line
-    if not isinstance(entry, dict):
-        return line
-    rest = entry.get("fields")
-    fields = ", ".join(f"{name}={value}" for name, value in rest.items()) if isinstance(rest, dict) else ""
-    head = " ".join(str(entry[name]) for name in ("time", "level", "msg") if name in entry)
-    return f"{head} ({fields})" if fields else head or line
+def as_said(line: noting.Line) -> str:
+    """`2026-01-31T09:42:00Z info connected (server=ci)`."""
+    fields = ", ".join(f"{name}={value}" for name, value in line.fields.items())
+    head = " ".join(part for part in (line.at, line.level, line.message) if part)
+    return f"{head} ({fields})" if fields else head

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.event import Event
 from paddock.core.round import Round
@@ -117,7 +118,7 @@ class _Topics(set[str]):
     __eq__ = object.__eq__
 
 
-_OF_NOW = frozenset({"runs", "leases", "environments", "hosts", "rounds"})
+_OF_NOW = frozenset({"runs", "leases", "environments", "hosts", "rounds", "alerts"})
 
 
 def topics_of(touched: Touched) -> list[str]:
@@ -126,6 +127,8 @@ def topics_of(touched: Touched) -> list[str]:
     if touched.noun in _OF_NOW:
         topics.append("now")
     match touched.row:
+        case Alert(agent=agent):
+            topics.append(f"agent:{agent}")
         case Command() as command:
             topics.append(f"agent:{command.agent}")
             if command.run:

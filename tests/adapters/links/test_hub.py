@@ -12,7 +12,7 @@ from paddock.adapters.links.hub import AT_ONCE, PIECES, SILENCE, SLOW, Hub
 from paddock.core.command import Command
 from paddock.core.errors import Broken, Conflict, PaddockError, Refused, Stale
 from paddock.ports import Admitted
-from paddock.wire.hello import Enrol, Hello, Output, Relay, Status, Welcome
+from paddock.wire.hello import Alert, Enrol, Heard, Hello, Output, Relay, Status, Welcome
 from tests.adapters.links.loop import without_waiting
 
 T0 = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -175,6 +175,10 @@ class Desk:
             raise Refused("too much")
         self.stored.append(output)
         return output.end
+
+    async def alerted(self, agent: str, alert: Alert) -> Heard:
+        self.told_of.append((agent, alert))
+        return Heard(is_acknowledged=False, repeat_after=timedelta(minutes=5))
 
     async def logged(self, agent: str, entries: Sequence[Mapping[str, object]]) -> None:
         self.told_of += entries
@@ -567,6 +571,22 @@ async def test_log_lines_and_new_tokens_reach_the_desk() -> None:
     await socket.heard()
     assert desk.told_of[0]["msg"] == "hi"
     assert desk.told_of[1] == ("a1", "n" * 43)
+
+
+@without_waiting
+async def test_an_alert_is_answered_with_when_to_tell_it_again() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    told = {"id": "disk:/", "msg": "full", "time": "2026-05-01T12:00:00Z", "level": "error", "subject": "/"}
+    socket.ask("alert", told, id="2")
+    assert (await socket.heard())["result"] == {"acknowledged": False, "repeat_after": 300}
+    socket.ask("alert", {"id": "disk:/", "msg": "fine", "time": "2026-05-01T12:00:00Z", "state": "over"}, id="3")
+    await socket.heard()
+    assert desk.told_of == [
+        ("a1", Alert(name="disk:/", message="full", subject="/", level="error")),
+        ("a1", Alert(name="disk:/", message="fine", is_over=True)),
+    ]
 
 
 # --- the end of a session ---

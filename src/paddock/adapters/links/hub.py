@@ -19,7 +19,7 @@ from paddock.core.errors import Conflict, PaddockError, Refused, Stale
 from paddock.ports import Desk
 from paddock.wire import methods
 from paddock.wire.fields import BadParams
-from paddock.wire.hello import Enrol, Hello, Output, Relay, Status
+from paddock.wire.hello import Alert, Enrol, Hello, Output, Relay, Status
 from paddock.wire.messages import JSON, Code, Command, Failure, Malformed, Success
 from paddock.wire.methods import Toward, UnknownMethod
 from paddock.wire.session import Act, Answered, Close, Deliver, Send, Session, Side
@@ -389,7 +389,7 @@ class Connection:
             case "log":
                 await self._desk.logged(self.agent, _lines(params))
             case "alert":
-                await self._desk.logged(self.agent, [{"kind": command.method, **params}])
+                return (await self._desk.alerted(self.agent, Alert.from_params(params))).params()
             case "hello":
                 return await self._admit(Hello.from_params(command.params))
             case "enrol":

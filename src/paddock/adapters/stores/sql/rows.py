@@ -16,6 +16,7 @@ from paddock.adapters.stores.sql.statements import (
 )
 from paddock.core.access import Enrolment, Token
 from paddock.core.agent import Agent
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Conflict, Refused
@@ -258,6 +259,7 @@ class SqlTables:
         self.hosts = rows("hosts", Host)
         self.agents = rows("agents", Agent)
         self.commands = rows("commands", Command)
+        self.alerts = rows("alerts", Alert)
         self.tokens = rows("tokens", Token)
         self.enrolments = rows("enrolments", Enrolment)
         self.history = SqlHistory(transaction, HistoryStatements(dialect))

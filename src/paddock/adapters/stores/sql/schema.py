@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from paddock.core.access import Enrolment, Token
 from paddock.core.agent import Agent
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.event import Event
@@ -106,6 +107,7 @@ NOUNS: Mapping[str, type] = {
     "hosts": Host,
     "agents": Agent,
     "commands": Command,
+    "alerts": Alert,
     "tokens": Token,
     "enrolments": Enrolment,
 }
@@ -125,6 +127,7 @@ INDEXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "hosts": (("agent",),),
     "agents": (("host",), ("environment",), ("token",)),
     "commands": (("agent", "state"), ("run",), ("environment",)),
+    "alerts": (("agent", "state"), ("state",)),
     "tokens": (("digest",),),
     "enrolments": (),
     "history": (("noun", "id"), ("noun", "at")),

@@ -42,6 +42,30 @@ def upgrade() -> None:
     op.create_index("agents_by_host", "agents", ["host"], unique=False)
     op.create_index("agents_by_token", "agents", ["token"], unique=False)
     op.create_table(
+        "alerts",
+        sa.Column(
+            "place", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
+        ),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("agent", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("level", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("told", sa.BigInteger(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("acknowledged", sa.BigInteger(), nullable=True),
+        sa.Column("acknowledged_by", sa.Text(), nullable=False),
+        sa.Column("ended", sa.BigInteger(), nullable=True),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("place"),
+        sa.UniqueConstraint("id", name="alerts_id"),
+    )
+    op.create_index("alerts_by_agent_state", "alerts", ["agent", "state"], unique=False)
+    op.create_index("alerts_by_state", "alerts", ["state"], unique=False)
+    op.create_table(
         "commands",
         sa.Column(
             "place", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), sa.Identity(always=False), nullable=False
