@@ -22,6 +22,8 @@ from paddock.wire.hello import Relay
 from paddock.wire.messages import Command, Failure, Success
 
 _LIMIT = timedelta(seconds=60)
+_PATIENCE = timedelta(seconds=60)
+"""A guest that reads nothing for so long hangs, or is not there: it is reached anew, and the server hears of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,13 @@ class Carrying:
 
 
 class Channel:
-    """The channel of one machine; `reach` gives a fresh link to the agent in it, whenever one is needed."""
+    """The channel of one machine; `reach` gives a fresh link to the agent in it, whenever one is needed.
+
+    For a guest that is `links.connect("serial:PATH")`, the socket at which its hypervisor ends the virtio port of the
+    guest's agent (`--line virtio:DEVICE`): each relay opens a session there, so that the guest says hello on it; a
+    guest that begins anew (a restart of its agent, a reset, a kexec) opens one itself, which ends the relay: the next
+    one has a link of its own to the server, and nothing of the old session reaches the new one.
+    """
 
     def __init__(self, *, environment: str, machine: str, reach: Callable[[], Awaitable[Link]]) -> None:
         self._environment = environment
@@ -81,7 +89,7 @@ class Channel:
             raise
         self.related.set()
         try:
-            await links.relay(link, guest)
+            await links.relay(link, guest, patience=_PATIENCE)
         finally:
             self.related.clear()
             # Cancelled, the relay has closed neither.

@@ -21,24 +21,35 @@ def add(commands: Commands) -> None:
         example="paddock agent enrol --code-file - < code",
     )
     place.add(enrol)
-    enrol.add_argument("--code-file", metavar="FILE|-", required=True, help="the code, in a file or on standard input")
+    what = enrol.add_mutually_exclusive_group(required=True)
+    what.add_argument("--code-file", metavar="FILE|-", help="the code, in a file or on standard input")
+    what.add_argument("--same-machine", action="store_true", help="it is no copy: its hardware was changed")
     enrol.add_argument("--anew", action="store_true", help="forget who it is: the server takes it for a new agent")
     enrol.set_defaults(act=_enrol)
 
 
 def _enrol(chosen: argparse.Namespace) -> None:
-    from paddock.agent import enrolment, identity
+    from paddock.agent import enrolment, identity, shutout
 
     state = place.state(chosen)
     if not state.is_dir():
         raise Missing(f"{state}: no such directory", hint="paddock agent configure makes it")
+    owner = _owner(state)
+    if chosen.same_machine:
+        placing.place(placing.File(path=state / shutout.SAME, content=b"", mode=0o600, owner=owner))
+        say("it goes on as who it was")
+        return
     known = identity.load(state)
+    if (state / shutout.MARK).exists():
+        code = enrolment.read(chosen.code_file)
+        placing.place(placing.File(path=state / enrolment.FILE, content=f"{code}\n".encode(), mode=0o600, owner=owner))
+        say("it was shut out as a copy: it enrols with this code as soon as it runs")
+        return
     if known is not None and not chosen.anew:
         raise Refused(f"{state}: is enrolled as {known.agent}", hint="--anew, if the server is to take it for another")
     code = enrolment.read(chosen.code_file)
     if known is not None and identity.signed_in(state) is not None:
         raise Refused(f"{known.agent}: it runs", hint="paddock agent stop, then again")
-    owner = _owner(state)
     placing.place(placing.File(path=state / enrolment.FILE, content=f"{code}\n".encode(), mode=0o600, owner=owner))
     # The code first: killed in between, it is still who it was, and the code is thrown away.
     if known is not None:

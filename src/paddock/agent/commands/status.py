@@ -37,7 +37,7 @@ def _status(chosen: argparse.Namespace) -> None:
 
 
 def _told(state: Path) -> dict[str, Any]:
-    from paddock.agent import identity, standing
+    from paddock.agent import durable, identity, shutout, standing
 
     try:
         found = identity.signed_in(state)
@@ -52,6 +52,7 @@ def _told(state: Path) -> dict[str, Any]:
         "server": stands.server or None,
         "connected": found is not None and stands.is_connected,
         "since": stands.since or None,
+        "shut_out": durable.read(state / shutout.MARK) if found is not None else None,
         "trouble": stands.trouble or None,
         "trouble_at": stands.trouble_at or None,
         "tasks": _tasks(state / "ledger"),
@@ -78,6 +79,8 @@ def _print(told: dict[str, Any]) -> None:
         say(f"  connected to {clean(told['server'] or 'its line')} since {told['since']}")
     elif told["runs"]:
         say(f"  not connected since {told['since']}" if told["since"] else "  not connected yet")
+    if told["shut_out"]:
+        say(f"  shut out, a copy of another machine: {clean(str(told['shut_out']))}")
     if told["trouble"]:
         say(f"  last trouble at {told['trouble_at']}: {clean(told['trouble'])}")
     if told["tasks"]:
