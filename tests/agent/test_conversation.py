@@ -3,11 +3,13 @@
 import asyncio
 import json
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from paddock.agent.alerts import Alerts
 from paddock.agent.conversation import Conversation
 from paddock.agent.dialing import Unwelcome
 from paddock.agent.logs import Logs
@@ -38,9 +40,10 @@ class Curt:
         pass
 
 
-async def test_a_refusal_is_heard_though_the_link_ends_with_it() -> None:
+async def test_a_refusal_is_heard_though_the_link_ends_with_it(tmp_path: Path) -> None:
     worker = cast(Worker, SimpleNamespace(news=asyncio.Event()))
-    conversation = Conversation(link=Curt(), worker=worker, logs=Logs(level=logging.INFO))
+    logs, alerts = Logs(level=logging.INFO, directory=tmp_path / "log"), Alerts(tmp_path / "alerts")
+    conversation = Conversation(link=Curt(), worker=worker, logs=logs, alerts=alerts)
     with pytest.raises(Unwelcome, match="enrol: this code is over") as refused:
         await conversation.run(lambda one: one.open("enrol", {"code": "x"}))
     assert refused.value.code is Code.REFUSED

@@ -28,7 +28,7 @@ async def keep(name: str, duty: Callable[[], Awaitable[None]]) -> NoReturn:
             why = "it returned"
         except PaddockError as exc:
             why = exc.message
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             why = f"{type(exc).__name__}: {exc}"
             _log.exception("a duty broke", extra={"duty": name})
         attempt = 1 if loop.time() - began > _STEADY else attempt + 1

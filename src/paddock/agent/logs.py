@@ -1,35 +1,64 @@
-"""The agent's own log lines on their way to the server, in order and limited in rate.
+"""The agent's own log lines on their way to the server: in order, limited in rate, spooled on disk.
 
-Effects: none; what is over the room or the rate is dropped and counted, and the count is told.
+Effects: idempotent, as its segments say; what is over the room or the rate is dropped and counted, the count is told.
 """
 
 import asyncio
+import json
 import logging
+import math
 import time
-from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from paddock.agent.segments import Segments, Taken
 from paddock.core.redaction import redact
 from paddock.wire.framing import JSON
 
-_ROOM = 500
-_PER_SECOND = 20.0
-_BURST = 100.0
+AT_ONCE = 100
+"""Lines in one message."""
+_SIZE = 256 << 10  # bytes of lines in one message
 _LONGEST = 4000
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
 
 
-class Logs(logging.Handler):
-    """Takes records of the agent's loggers; the conversation takes them from here, one after the other."""
+class _Bucket:
+    """So many at once, then so many a second."""
 
-    def __init__(self, *, level: int) -> None:
+    def __init__(self, *, burst: float, rate: float) -> None:
+        self._burst, self._rate = burst, rate
+        self._left = burst
+        self._filled = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """The oldest lines that the server does not have, as the params of one `log`."""
+
+    params: Mapping[str, JSON]
+    taken: Taken
+
+
+class Logs(logging.Handler):
+    """Takes records of the agent's loggers; the conversation takes batches from here, one after the other."""
+
+    def __init__(self, *, level: int, directory: Path) -> None:
         super().__init__(level=level)
-        self._waiting: deque[Mapping[str, JSON]] = deque()
-        self._dropped = 0
-        self._tokens = _BURST
-        self._refilled = time.monotonic()
+        self._lines = Segments(directory)
+        # What is wrong must not drown in what is only told, nor flood the server by itself.
+        self._told, self._wrong = _Bucket(burst=100, rate=20), _Bucket(burst=500, rate=20)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
 
@@ -38,34 +67,40 @@ class Logs(logging.Handler):
         self._loop, self._news = loop, news
 
     def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler. Never blocks, never raises."""
-        if not self._is_within_rate(record.levelno) or len(self._waiting) >= _ROOM:
-            self._dropped += 1
+        """See logging.Handler. Never waits for a disk's flush, never raises."""
+        bucket = self._wrong if record.levelno >= logging.WARNING else self._told
+        try:
+            if not bucket.take():
+                self._lines.drop()
+                return
+            self._lines.append(_encode(_line(record)), gap=lambda dropped: _encode(_gap(dropped)))
+        except Exception:  # a field that cannot be told: logging itself says where
+            self.handleError(record)
             return
-        self._waiting.append(_line(record))
         if self._loop is not None and self._news is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._news.set)
 
-    def peek(self) -> Mapping[str, JSON] | None:
-        """The oldest line that the server does not have."""
-        if not self._waiting and self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._waiting.append(_own("warning", "log lines were dropped", dropped=dropped))
-        return self._waiting[0] if self._waiting else None
+    def peek(self) -> Batch | None:
+        """The oldest lines that the server does not have."""
+        while True:
+            taken = self._lines.peek(lines=AT_ONCE, size=_SIZE)
+            found = [_gap(taken.lost)] if taken.lost else []
+            found += [line for text in taken.lines if (line := _decode(text)) is not None]
+            if found:
+                first, *more = found
+                return Batch(params={**first, "more": more} if more else first, taken=taken)
+            if not taken.lines:
+                return None
+            self._lines.take(taken)  # nothing in it was ours
 
-    def pop(self) -> None:
-        """The server has the oldest line."""
-        if self._waiting:
-            self._waiting.popleft()
+    def pop(self, batch: Batch) -> None:
+        """The server has these."""
+        self._lines.take(batch.taken)
 
-    def _is_within_rate(self, level: int) -> bool:
-        now = time.monotonic()
-        self._tokens = min(_BURST, self._tokens + (now - self._refilled) * _PER_SECOND)
-        self._refilled = now
-        if self._tokens < 1 and level < logging.WARNING:
-            return False
-        self._tokens = max(self._tokens - 1, 0)
-        return True
+    def close(self) -> None:
+        """See logging.Handler."""
+        self._lines.close()
+        super().close()
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, JSON]:
@@ -78,7 +113,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, JSON]:
     }
 
 
-def _line(record: logging.LogRecord) -> Mapping[str, JSON]:
+def _line(record: logging.LogRecord) -> dict[str, JSON]:
     level = next((word for least, word in _LEVELS if record.levelno >= least), "debug")
     text = record.getMessage()
     if record.exc_info and record.exc_info[1] is not None:
@@ -86,7 +121,35 @@ def _line(record: logging.LogRecord) -> Mapping[str, JSON]:
     return _own(level, text, **fields_of(record))
 
 
-def _own(level: str, text: str, **fields: JSON) -> Mapping[str, JSON]:
+def _gap(dropped: int) -> dict[str, JSON]:
+    return _own("warning", "log lines were dropped", dropped=dropped)
+
+
+def _own(level: str, text: str, **fields: JSON) -> dict[str, JSON]:
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-    clean = redact(text).replace("\0", "").encode("utf-8", "backslashreplace").decode()
-    return {"level": level, "msg": clean[:_LONGEST], "time": now, "fields": fields}
+    told = {_sayable(key): _plain(value) for key, value in fields.items()}
+    return {"level": level, "msg": _sayable(redact(text))[:_LONGEST], "time": now, "fields": told}
+
+
+def _plain(value: JSON) -> JSON:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return _sayable(value) if isinstance(value, str) else value
+
+
+def _sayable(text: str) -> str:
+    """Text as the wire takes it."""
+    return text.replace("\0", "").encode("utf-8", "backslashreplace").decode()
+
+
+def _encode(line: Mapping[str, JSON]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode("ascii")
+
+
+def _decode(text: bytes) -> dict[str, JSON] | None:
+    """A line as it was written; None for the rubble that a power cut may leave."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"level", "msg", "time"} <= set(found) else None

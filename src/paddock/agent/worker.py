@@ -7,8 +7,9 @@ written before each step that the world sees, and at birth each entry is taken u
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 CANCEL = "task.cancel"
 _LIMITED = "{}: its limit ended it"
 _SLACK = 0.005  # seconds: whoever waits until a moment looks after it
+_NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
+_TOLD_EVERY = 60.0  # seconds
 _RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
@@ -110,7 +113,9 @@ class Worker:
             return Failure(id=command.id, code=Code.BUSY, msg=exc.message)
         except PaddockError as exc:
             return Failure(id=command.id, code=code_of(exc), msg=exc.message)
-        except Exception as exc:
+        except _NOT_OURS:
+            raise
+        except BaseException as exc:  # a skill may raise what is meant to end the process
             _log.exception("command broke", extra={"command": command.id, "method": command.method})
             return Failure(id=command.id, code=Code.FAILED, msg=f"{type(exc).__name__}: {exc}")
 
@@ -118,6 +123,11 @@ class Worker:
     def count(self) -> int:
         """How many commands are being carried out."""
         return len(self._running)
+
+    @property
+    def works(self) -> int:
+        """How many commands are carried out inside of this process."""
+        return sum(not isinstance(one.deed, Program) for one in self._running.values())
 
     def methods(self) -> tuple[str, ...]:
         """All that this agent carries out, for hello."""
@@ -292,10 +302,23 @@ class Worker:
     def _busy(self) -> str:
         if self.is_stopping:
             return "agent: is stopping"
+        if self._place.life.busy:
+            return self._place.life.busy
+        free = self._free()
+        if free < self._settings.reserve:
+            return (
+                f"{self._settings.state}: {free >> 10} KiB free, "
+                f"{self._settings.reserve >> 10} KiB are kept for what was accepted"
+            )
         open_ = len(self._running) + len(self._finished)
         if open_ >= self._settings.tasks_at_most:
             return f"agent: has {open_} commands to carry out or to report already"
         return ""
+
+    def _free(self) -> int:
+        """Bytes that this user may still write where the state is."""
+        disk = os.statvfs(self._settings.state)
+        return disk.f_bavail * disk.f_frsize
 
     def _floor(self, asked: Asked) -> int:
         floor = self._place.floor
@@ -360,6 +383,7 @@ class Worker:
             fence=entry.fence,
             directory=self._settings.tasks / name_for(entry.task),
             limit=left,
+            boot_id=entry.accepted.boot_id,
             progress=lambda percent, eta: self._tell(
                 Status(task_id=entry.task, state=TaskState.RUNNING, percent=percent, eta=eta)
             ),
@@ -374,7 +398,9 @@ class Worker:
                 outcome = await self._lose(running, exc)
         except _Ending:
             outcome = running.ending or Outcome(code=Code.CANCELLED)
-        except Exception as exc:
+        except _NOT_OURS:
+            raise
+        except BaseException as exc:
             if not isinstance(exc, PaddockError):
                 _log.exception("task broke", extra={"task": running.call.task})
             outcome = failure(exc)
@@ -399,7 +425,7 @@ class Worker:
                 finally:
                     self._turns.release()
             case Work() as work:
-                return self._too_late(entry) or await self._run_work(running, work)
+                return self._too_late(entry) or await self._run_work(running, work, work.act)
         raise AssertionError(f"{entry.method}: a read is not journaled")
 
     def _too_late(self, entry: Entry) -> Outcome | None:
@@ -441,6 +467,8 @@ class Worker:
             return await self._run(running)
         if isinstance(running.deed, Program):
             return await self._take_up(running, running.deed)
+        if isinstance(running.deed, Work) and running.deed.resume is not None:
+            return await self._run_work(running, running.deed, running.deed.resume)
         if methods.find(entry.method, among=self._rows).effect is Effect.READ:
             running.entry = await self._ledger.put_back(entry)
             return await self._run(running)
@@ -534,14 +562,14 @@ class Worker:
             while await held.more():
                 self.spool.wake()
 
-    async def _run_work(self, running: _Running, work: Work) -> Outcome:
+    async def _run_work(self, running: _Running, work: Work, act: Callable[[Call], Awaitable[Outcome]]) -> Outcome:
         faults.at("agent.working")
         if running.entry.state is State.ACCEPTED:
             running.entry = await self._ledger.start(running.entry, keeper=None)
         async with self._allowed(running):
             if work.streams:
                 self.spool.grow(running.call.task, LOG_STREAM, running.call.directory / "output")
-            running.inner = asyncio.ensure_future(work.act(running.call))
+            running.inner = asyncio.ensure_future(_tamed(act, running.call))
             try:
                 limit = running.call.limit
                 done, _ = await asyncio.wait({running.inner}, timeout=limit.total_seconds() if limit else None)
@@ -550,7 +578,7 @@ class Worker:
                 raise
             if not done:
                 running.inner.cancel()
-                await asyncio.wait({running.inner})
+                await self._wait_for_end(running)
                 msg = _LIMITED.format(running.call.task)
                 return Outcome(code=Code.TIMED_OUT, msg=msg, streams=_left(running.call.directory))
             if running.inner.cancelled():
@@ -558,6 +586,15 @@ class Worker:
                 return replace(ending, streams=_left(running.call.directory))
             faults.at("agent.worked")
             return running.inner.result()
+
+    async def _wait_for_end(self, running: _Running) -> None:
+        """A thread cannot be ended: nobody is told that it has, as long as it may still act."""
+        inner = running.inner
+        if inner is None:
+            raise AssertionError(f"{running.call.task}: has no work")
+        while not (await asyncio.wait({inner}, timeout=_TOLD_EVERY))[0]:
+            about = {"task": running.call.task, "method": running.call.method}
+            _log.warning("a skill does not end though its limit is over", extra=about)
 
     @asynccontextmanager
     async def _allowed(self, running: _Running) -> AsyncIterator[None]:
@@ -635,11 +672,26 @@ class Worker:
             self._group.create_task(self._acknowledge(entry))
 
     async def _acknowledge(self, entry: Entry) -> None:
+        if not await self._is_heard(entry):
+            return  # it is told again after the next start
         faults.at("agent.acknowledging")
         with contextlib.suppress(Unwritable):  # then it is told again after the next start
             await self._ledger.acknowledge([entry.id], now=datetime.now(UTC))
             faults.at("agent.acknowledged")
             await self._clear(entry)
+
+    async def _is_heard(self, entry: Entry) -> bool:
+        """Let the skill know that the server has it all; before the entry is closed, so again after a crash."""
+        deed = self._deeds.get(entry.method)
+        if isinstance(deed, Work) and deed.told is not None:
+            try:
+                await deed.told(entry.task)
+            except _NOT_OURS:
+                raise
+            except BaseException:
+                _log.exception("a skill did not take it that its end was told", extra={"task": entry.task})
+                return False
+        return True
 
     async def _clear(self, entry: Entry) -> None:
         """Nobody needs its directory any more; one that stays after a crash is swept at birth."""
@@ -677,6 +729,19 @@ def _direct(entry: Entry) -> Success | Failure:
     return Success(id=entry.id, result=outcome.result)
 
 
+async def _tamed(act: Callable[[Call], Awaitable[Outcome]], call: Call) -> Outcome:
+    """What a skill raises to end the process, or what only the loop may see, ends its command."""
+    try:
+        return await act(call)
+    except _NOT_OURS:
+        raise
+    except BaseException as exc:
+        if isinstance(exc, Exception):
+            raise
+        _log.exception("a skill raised what ends a process", extra={"task": call.task})
+        raise Broken(f"{call.method}: the skill raised {type(exc).__name__}: {exc}") from exc
+
+
 async def _end_held(directory: Path) -> None:
     """End whatever a task's keeper still holds."""
     try:
@@ -690,3 +755,5 @@ async def _end_held(directory: Path) -> None:
         identity = read_keeper(directory)
         if identity is not None:
             await trees.end(lambda: [identity], grace=timedelta())
+    if (group := read_group(directory)) is not None:
+        trees.Cgroup(path=group).remove()

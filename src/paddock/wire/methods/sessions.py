@@ -102,7 +102,7 @@ METHODS = (
     ),
     Method(
         name="log",
-        caption="A line of the agent's own log; limited in rate, in order, spooled while offline.",
+        caption="Lines of the agent's own log; limited in rate, in order, spooled on its disk while offline.",
         toward=Toward.SERVER,
         effect=Effect.ENSURE,
         role=Role.AGENT,
@@ -117,6 +117,13 @@ METHODS = (
             _MESSAGE,
             _TIME,
             _DETAILS,
+            Param(
+                name="more",
+                kind=Kind.LIST,
+                of=Kind.OBJECT,
+                most=1000,
+                doc="lines that follow this one: {level, msg, time, fields} each, as here",
+            ),
         ),
     ),
     Method(
