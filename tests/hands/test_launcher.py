@@ -309,3 +309,22 @@ except Lost:
     task = f"{tmp_path.name}-task"
     await until(lambda: not trees.marked("PADDOCK_TASK", task))
     assert len(lines(tmp_path / "victim")) == ran
+
+
+async def test_a_keeper_that_died_at_its_gate_makes_room_for_whoever_knows_that_nothing_ran(
+    launcher: Launcher, shell: Ordering
+) -> None:
+    order = shell("again", "echo ran")
+    held = await launcher.fork(order)
+    trees.send(held.identity, signal.SIGKILL)
+    with pytest.raises(Lost):
+        await held.ended()
+    with pytest.raises(Refused, match="holds a task that ran before"):
+        await launcher.fork(order)
+    again = await launcher.fork(order, unopened=True)
+    await again.open_gate()
+    assert (await again.ended()).exit == 0
+    assert (order.directory / "output").read_text() == "ran\n"
+    with pytest.raises(Refused, match="holds a task that ran before"):
+        await launcher.fork(order, unopened=True)
+    again.close()

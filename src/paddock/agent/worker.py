@@ -6,6 +6,7 @@ written before each step that the world sees, and at birth each entry is taken u
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from paddock.agent.admission import Act, Answer, Asked, Facts, Refuse, on_command
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream, final_status
@@ -25,7 +27,7 @@ from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, c
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults, trees
-from paddock.hands.launcher import Exit, Held, Launcher, Lost, Reason, attach, read_exit, read_group, read_keeper
+from paddock.hands.launcher import Exit, Full, Held, Launcher, Lost, Reason, attach, read_exit, read_group, read_keeper
 from paddock.hands.order import HELD_IN, Order
 from paddock.wire import methods
 from paddock.wire.framing import JSON
@@ -34,12 +36,14 @@ from paddock.wire.messages import Code, Command, Failure, Success, digest
 from paddock.wire.methods import Effect, Toward, UnknownMethod
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CANCEL = "task.cancel"
 _LIMITED = "{}: its limit ended it"
 _SLACK = 0.005  # seconds: whoever waits until a moment looks after it
 _NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
 _TOLD_EVERY = 60.0  # seconds
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
@@ -435,6 +439,13 @@ class Worker:
             return None
         return Outcome(code=Code.EXPIRED, msg=f"{entry.task}: not started within {within} s")
 
+    def _over_limit(self, entry: Entry) -> Outcome | None:
+        """Its limit ended it while it waited."""
+        limit = (entry.params or {}).get("limit")
+        if not isinstance(limit, int | float) or self._moment().since(entry.accepted) <= timedelta(seconds=limit):
+            return None
+        return Outcome(code=Code.TIMED_OUT, msg=_LIMITED.format(entry.task))
+
     async def _has_turn(self, running: _Running) -> bool:
         """Wait for its turn to have processes. False if it waited for too long; raises _Ending if it is ended."""
         params = running.call.params
@@ -489,16 +500,43 @@ class Worker:
             raise _Ending
         return running.preparing.result()
 
-    async def _run_program(self, running: _Running, program: Program) -> Outcome:
+    async def _patiently(self, running: _Running, step: Callable[[], Awaitable[T]]) -> T:
+        """What was accepted waits for a full disk; ended or too late meanwhile, it raises _Ending."""
+        waits = False
+        while True:
+            try:
+                return await step()
+            except (Unwritable, Full, OSError) as exc:
+                if isinstance(exc, OSError) and exc.errno not in _NO_SPACE:
+                    raise
+                if not waits:
+                    _log.warning("task waits for the disk", extra={"task": running.call.task, "why": str(exc)})
+                waits = True
+            await asyncio.sleep(_RETRY)
+            running.ending = running.ending or self._too_late(running.entry) or self._over_limit(running.entry)
+            if running.ending is not None:
+                raise _Ending
+            running.call = self._call(running.entry)
+
+    async def _hold(self, running: _Running, program: Program) -> Held:
+        """A keeper at its gate, which the ledger knows; with any other end there is none."""
         order = await self._prepared(running, program)
         faults.at("agent.forking")
-        held = await self._launcher.fork(order)
+        held = await self._launcher.fork(order, unopened=True)
         faults.at("agent.forked")
         try:
             keeper = Keeper(pid=held.identity.pid, started=held.identity.started)
             faults.at("agent.starting")
             running.entry = await self._ledger.start(running.entry, keeper=keeper)
             faults.at("agent.started")
+        except BaseException:
+            held.close()  # nothing runs: its gate stays shut
+            raise
+        return held
+
+    async def _run_program(self, running: _Running, program: Program) -> Outcome:
+        held = await self._patiently(running, lambda: self._hold(running, program))
+        try:
             async with self._allowed(running):
                 faults.at("agent.opening")
                 await held.open_gate()
@@ -565,7 +603,7 @@ class Worker:
     async def _run_work(self, running: _Running, work: Work, act: Callable[[Call], Awaitable[Outcome]]) -> Outcome:
         faults.at("agent.working")
         if running.entry.state is State.ACCEPTED:
-            running.entry = await self._ledger.start(running.entry, keeper=None)
+            running.entry = await self._patiently(running, lambda: self._ledger.start(running.entry, keeper=None))
         async with self._allowed(running):
             if work.streams:
                 self.spool.grow(running.call.task, LOG_STREAM, running.call.directory / "output")

@@ -68,16 +68,17 @@ class Launcher:
     ) -> None:
         await self.close()
 
-    async def fork(self, order: Order) -> Held:
+    async def fork(self, order: Order, *, unopened: bool = False) -> Held:
         """A keeper with the task's child at its gate; nothing runs until `open_gate`. Safe to call concurrently.
 
         Refused if a limit would not hold, or if the directory holds a task that ran or may have run; one that never ran
-        makes room. Full if its records find no space, Broken if no keeper can be had (no processes, no such directory).
+        makes room; with `unopened` the caller's own record proves that no gate was ever opened for this task, so that a
+        keeper which died without a record had not begun either. Full if its records find no space, Broken if no keeper can be had (no processes, no such directory).
         """
         if not order.argv:
             raise Refused(f"{order.task}: no command")
         async with self._forking:
-            await self._make_room(order)
+            await self._make_room(order, unopened=unopened)
             for _ in range(_TRIES):
                 held = await self._try(order)
                 if held is not None:
@@ -101,24 +102,26 @@ class Launcher:
                 # systemd gave no scope, perhaps: tasks are worth more than their groups.
                 self._prefix = []
 
-    async def _make_room(self, order: Order) -> None:
+    async def _make_room(self, order: Order, *, unopened: bool) -> None:
         directory = order.directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            kind = Full if exc.errno in FULL else Broken
-            raise kind(f"{order.task}: {directory}: {exc.strerror}") from exc
+            trouble = Full if exc.errno in FULL else Broken
+            raise trouble(f"{order.task}: {directory}: {exc.strerror}") from exc
         held = await attach(directory)
         if held is not None:
             try:
                 if not await _has_given_up(held):
-                    raise Refused(f"{order.task}: {directory} is held by keeper {held.identity.pid}")
+                    # One that has given up may still wait for a disk to take its record.
+                    kind = Full if unopened and not held.is_open else Refused
+                    raise kind(f"{order.task}: {directory} is held by keeper {held.identity.pid}")
             finally:
                 held.close()
         ended = read_exit(directory)
         if ended is not None and not ended.ran:
             _clear(directory)
-        elif ended is not None or (directory / keeper.RECORD).exists():
+        elif ended is not None or ((directory / keeper.RECORD).exists() and not unopened):
             raise Refused(f"{order.task}: {directory} holds a task that ran before")
         else:
             _clear(directory)
