@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from paddock.core import access, agent, command, environment, event, host, lease, report
+from paddock.core import access, agent, alert, command, environment, event, host, lease, report
 from paddock.core import round as rounds
 from paddock.core import run as runs
 from paddock.core.access import Role, Token
 from paddock.core.agent import Agent
+from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.configuration import Configuration, Forge, ForgeKind, HostSettings, Project, ProjectJob, Server
 from paddock.core.environment import Environment, Machine, Pool
@@ -26,6 +27,7 @@ from paddock.core.lease import Lease
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.round import Round
 from paddock.core.run import Run, Span, Verdict
+from paddock.engine import noting
 from paddock.engine.leasing import Leasing
 from paddock.engine.means import Means
 from paddock.engine.operating import Operating
@@ -34,7 +36,9 @@ from paddock.testing import FakeChance, FakeClock, FakeLinks, MemoryArchive, Mem
 from paddock.web.app import create_app
 from paddock.web.door import Door
 from paddock.web.live import Tail
+from paddock.wire import methods
 
+METHODS_OF_HOSTS = tuple(name for name, row in methods.METHODS.items() if row.toward is methods.Toward.AGENT)
 OPERATOR, PERSON, LAB = "operator-secret", "person-secret", "lab-secret"
 HOSTILE = "<script>alert(1)</script>"
 PUBLIC = "https://ci.example.org"
@@ -261,6 +265,40 @@ class Filler:
 
         await self.store.write(write)
 
+    def alerts(self, tables: Tables) -> None:
+        """One that nobody knows of yet, one that somebody does, one that is over."""
+        full = Alert(
+            id="1",
+            agent="a-vm-1",
+            name="disk:/",
+            subject="/var/lib/paddock",
+            level=alert.Level.ERROR,
+            message=f"1.2 GiB of 480 GiB are left {HOSTILE}",
+            at=self.ago(130),
+            told=self.ago(3),
+            count=26,
+        )
+        tables.alerts.add(full)
+        slow = replace(full, id="2", name="load", subject="load", level=alert.Level.WARNING, count=3, at=self.ago(90))
+        slow = replace(slow, message="41.2 over 15 minutes on 16 processors")
+        tables.alerts.add(alert.acknowledge(slow, by="anna", now=self.ago(60)))
+        tables.alerts.add(alert.end(replace(slow, id="3", at=self.ago(900)), now=self.ago(870)))
+
+    def own_lines(self) -> list[dict[str, object]]:
+        """What an agent logs about itself."""
+        told: list[tuple[float, str, str, dict[str, object]]] = [
+            (400, "info", "session began", {"agent": "a-vm-1"}),
+            (399, "debug", "pruned", {"entries": 14}),
+            (210, "warning", "server: closed: the server is going away", {"retry": "1.4 s"}),
+            (209, "info", "session began", {"agent": "a-vm-1"}),
+            (130, "error", f"the disk is nearly full {HOSTILE}", {"left": "1.2 GiB", "path": "/var/lib/paddock"}),
+            (2, "info", "machine was built", {"environment": "two-node-1", "machine": "controller", "took": "48 s"}),
+        ]
+        return [
+            {"kind": "log", "time": self.ago(at).isoformat(), "level": level, "msg": text, "fields": fields}
+            for at, level, text, fields in told
+        ]
+
     async def past(self, id: str, steps: list[tuple[float, str, str, str, str]]) -> None:
         """The history of an environment: (minutes ago, before, after, signal, by)."""
 
@@ -413,6 +451,7 @@ async def fill(store: MemoryStore, archive: MemoryArchive, now: datetime) -> Non
                     host=name,
                     software="paddock 0.1.0",
                     skills=skills,
+                    methods=METHODS_OF_HOSTS,
                     session=f"s-{name}",
                     seen=f.ago(400),
                     seq=912,
@@ -423,6 +462,8 @@ async def fill(store: MemoryStore, archive: MemoryArchive, now: datetime) -> Non
             )
 
     await store.write(people)
+    await store.write(f.alerts)
+    await noting.note(archive, "a-vm-1", f.own_lines())
     await f.environment("two-node-1", "two-node", leased, 12, lease="l118", fence=9)
     await f.environment("two-node-2", "two-node", environment.State.CLEANING, 1)
     await f.environment(

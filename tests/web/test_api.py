@@ -131,6 +131,7 @@ BODIES = [
     ("hosts/vm-1/resume", {}),
     ("agents/vm-1/commands", {"method": "status"}),
     ("agents/vm-1/commands/c1/cancel", {}),
+    ("alerts/1/acknowledge", {}),
     ("runs/118/retry", {}),
     ("runs/118/cancel", {}),
     ("tokens", {"name": "x", "role": "lab"}),
@@ -156,7 +157,8 @@ async def test_every_body_is_json_without_foreign_keys(scene: Scene, path: str, 
 def test_no_route_that_takes_a_body_is_left_out(scene: Scene) -> None:
     posts = {path.removeprefix(f"{API}/") for method, path in ROUTES if method == "POST" and path.startswith(API)}
     named = {re.sub(r"(?<=/)(l121|desk-1|vm-1|118)(?=/)", "{id}", path) for path, _ in BODIES}
-    assert {re.sub(r"(?<=/)c1(?=/)", "{command}", path) for path in named} == posts
+    named = {re.sub(r"(?<=/)c1(?=/)", "{command}", path) for path in named}
+    assert {path.replace("alerts/1/", "alerts/{id}/") for path in named} == posts
 
 
 async def test_a_state_that_is_none_is_told_with_those_that_are(scene: Scene) -> None:
@@ -271,8 +273,8 @@ async def test_lines_wait_for_what_is_printed_next(scene: Scene) -> None:
 
 async def test_an_agents_own_log_reads_as_lines(scene: Scene, client: httpx.AsyncClient) -> None:
     entry = b'{"level": "info", "msg": "connected", "time": "2026-01-31T09:42:00Z", "fields": {"server": "ci"}}'
-    await scene.archive.append(f"{noting.place('a-vm-1')}/{0:016d}", 0, entry + b"\n[1]\nhalf {\n{}\n")
-    said = (await client.get(f"{API}/agents/a-vm-1")).json()["log"]
+    await scene.archive.append(f"{noting.place('a-local')}/{0:016d}", 0, entry + b"\n[1]\nhalf {\n{}\n")
+    said = (await client.get(f"{API}/agents/a-local")).json()["log"]
     assert said == ["2026-01-31T09:42:00Z info connected (server=ci)", "info [1]", "info half {", "info"]
 
 

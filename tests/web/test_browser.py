@@ -35,6 +35,7 @@ PICTURES = {
     "environment": "/environments/two-node-1",
     "hosts": "/hosts",
     "agent": "/agents/two-node-1.controller",
+    "agent-host": "/agents/a-vm-1",
     "leases": "/leases",
     "lease": "/leases/l121",
     "events": "/events",

@@ -18,6 +18,7 @@ from paddock.core.errors import PaddockError
 from paddock.ports import Archive, Clock, Store
 from paddock.settings.problems import suggest
 from paddock.web.actions import Actions
+from paddock.web.agents import Agents
 from paddock.web.api import Api, BadInput
 from paddock.web.buttons import Buttons
 from paddock.web.description import described
@@ -81,8 +82,11 @@ def create_app(
     )
     Api(site).mount(app)
     Orders(site).mount(app)
+    streams = Streams(site)
+    agents_own = Agents(site, streams)
+    agents_own.mount(app)
     pages = Pages(site, schema=lambda: described(app))
-    app.router.routes.extend([*Streams(site).routes(), *pages.routes(), *Buttons(site, pages).routes()])
+    app.router.routes.extend([*streams.routes(), *agents_own.routes(), *pages.routes(), *Buttons(site, pages).routes()])
     app.add_exception_handler(PaddockError, pages.on_purpose)
     app.add_exception_handler(Exception, pages.on_defect)
     app.add_exception_handler(BadInput, pages.on_bad_input)

@@ -42,6 +42,7 @@ class Buttons:
             post("/environments/{id}/clean", self.clean),
             post("/hosts/{id}/drain", self.drain_host),
             post("/hosts/{id}/resume", self.resume_host),
+            post("/alerts/{id}/acknowledge", self.acknowledge),
         ]
 
     async def login(self, request: Request) -> Response:
@@ -123,6 +124,10 @@ class Buttons:
     async def resume_host(self, request: Request) -> Response:
         await self._site.actions.resume_host(request.path_params["id"], identity=identity_of(request))
         return RedirectResponse("/hosts", status_code=303)
+
+    async def acknowledge(self, request: Request) -> Response:
+        alert = await self._site.actions.acknowledge(request.path_params["id"], identity=identity_of(request))
+        return RedirectResponse(f"/agents/{alert.agent}", status_code=303)
 
 
 def _back(address: str) -> str:

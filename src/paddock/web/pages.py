@@ -14,18 +14,23 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from paddock.core import alert as alerts
 from paddock.core import environment as environments
 from paddock.core import event as events
 from paddock.core import lease as leases
 from paddock.core import run as runs
 from paddock.core.access import NOBODY, Identity, Role, is_allowed
+from paddock.core.command import LIFECYCLE as COMMAND_LIFE
 from paddock.core.command import OPEN as OPEN_COMMANDS
 from paddock.core.errors import Missing, PaddockError, Refused
 from paddock.core.queue import WhyLease
+from paddock.engine import noting
 from paddock.engine.collecting import complaints
+from paddock.engine.ordering import agent_of
 from paddock.ports import Tables
 from paddock.web import figures, timeline
-from paddock.web.api import agent_log, files_of, problem_of
+from paddock.web.agents import words as log_words
+from paddock.web.api import files_of, problem_of
 from paddock.web.comparing import Difference, first_difference, sparklines
 from paddock.web.logs import Stream, Window
 from paddock.web.reading import WholeRun, need, sorted_cases, streams_of, whole_change, whole_round, whole_run
@@ -40,6 +45,12 @@ _OVER = [state for state in leases.State if state not in (leases.State.QUEUED, l
 _SHOWN = 120
 """Lines of a log that stand in the page itself; the script fetches what is scrolled to."""
 _PAGE = 50
+_OVER_COMMANDS = sorted(COMMAND_LIFE.final)
+_OPEN_ALERTS = sorted(alerts.OPEN)
+_ALERTS = 3
+"""Alerts that the first page names; of the others it tells how many there are."""
+_LINES = 300
+"""Lines of an agent's own log that its page begins with."""
 
 
 class Pages:
@@ -125,6 +136,8 @@ class Pages:
                 "connected": agents,
                 "waiting": tables.leases.where(state=leases.State.QUEUED, limit=100),
                 "hosts": tables.hosts.where(),
+                "alerts": tables.alerts.where(state=alerts.State.RAISED, newest=True, limit=_ALERTS),
+                "raised": tables.alerts.count(state=alerts.State.RAISED),
             }
 
         seen = await self._site.store.read(look)
@@ -282,6 +295,7 @@ class Pages:
             return {
                 "rows": tables.hosts.where(),
                 "agents": agents,
+                "alerts": _by_agent(tables),
                 "carried": tables.environments.where(state=_LIVING),
                 "orders": {
                     agent.id: tables.commands.count(agent=agent.id, state=sorted(OPEN_COMMANDS)) for agent in agents
@@ -291,17 +305,25 @@ class Pages:
         return self.render(request.scope, "hosts.html", **await self._site.store.read(look))
 
     async def agent(self, request: Request) -> Response:
-        id = request.path_params["id"]
+        level = request.query_params.get("level", "info")
+        if level not in noting.LEVELS:
+            raise Missing(f"log: there is no level {level!a}")
 
         def look(tables: Tables) -> dict[str, Any]:
+            row = agent_of(tables, request.path_params["id"])
             return {
-                "row": need(tables.agents, id, "agent"),
-                "open": tables.commands.where(agent=id, state=sorted(OPEN_COMMANDS), limit=200),
-                "done": tables.commands.where(agent=id, newest=True, limit=50),
+                "row": row,
+                "open": tables.commands.where(agent=row.id, state=sorted(OPEN_COMMANDS), limit=200),
+                "done": tables.commands.where(agent=row.id, state=_OVER_COMMANDS, newest=True, limit=50),
+                "alerts": tables.alerts.where(agent=row.id, state=_OPEN_ALERTS, newest=True),
+                "past_alerts": tables.alerts.where(agent=row.id, state=alerts.State.OVER, newest=True, limit=20),
             }
 
         seen = await self._site.store.read(look)
-        return self.render(request.scope, "agent.html", log=await agent_log(self._site, id), **seen)
+        log = await noting.last(self._site.archive, seen["row"].id, count=_LINES, level=level)
+        return self.render(
+            request.scope, "agent.html", log=log, level=level, levels=noting.LEVELS, said=log_words, **seen
+        )
 
     async def leases(self, request: Request) -> Response:
         below = request.query_params.get("below")
@@ -454,6 +476,14 @@ def _is_word(value: str | None, kind: Any) -> bool:
 
 def _with_rounds(tables: Tables, rows: list[runs.Run]) -> tuple[list[runs.Run], dict[str, Any]]:
     return rows, {run.round: tables.rounds.find(run.round) for run in rows}
+
+
+def _by_agent(tables: Tables) -> dict[str, list[alerts.Alert]]:
+    """The open alerts of each agent that has some."""
+    found: dict[str, list[alerts.Alert]] = {}
+    for one in tables.alerts.where(state=_OPEN_ALERTS, limit=1000):
+        found.setdefault(one.agent, []).append(one)
+    return found
 
 
 def _telling_machine(streams: Sequence[Stream]) -> str:

@@ -61,11 +61,15 @@ SIGNS = {
     "gap": "⚠",
     "intended": "…",
     "sending": "→",
+    "raised": "!",
+    "warning": "!",
+    "acknowledged": "✓",
+    "over": "–",
 }
 
 GOOD = frozenset("success ready complete passed online sent granted".split())
 BAD = frozenset("failure failed impossible lost timed_out".split())
-FAULT = frozenset("error broken quarantined lease_lost gap revoked expired".split())
+FAULT = frozenset("error broken quarantined lease_lost gap revoked expired raised warning".split())
 BUSY = frozenset(
     """leasing preparing running collecting reporting building leased held cleaning dirty sending draining
     accepted""".split()

@@ -114,6 +114,10 @@ class Streams:
             source = appended(site.tail, site.archive, stream.archive, offset=offset, has_ended=has_ended)
         return EventStream(self._counted(source))
 
+    def stream(self, source: AsyncGenerator[bytes, None]) -> Response:
+        """Server-sent events of somebody else's, under the same limits."""
+        return EventStream(self._counted(source))
+
     async def _counted(self, source: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         if self._listeners >= AT_MOST:
             yield b"retry: 30000\n\n"

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from paddock.core import agent, command, environment, event, history, host, lease, queue, report, results, run
+from paddock.core import agent, alert, command, environment, event, history, host, lease, queue, report, results, run
 from paddock.core.access import Token
 from paddock.core.round import Round
+from paddock.engine import noting
 from paddock.web.spelling import iso
 from paddock.wire import shapes
 
@@ -166,6 +167,34 @@ def of_order(row: command.Command, *, is_open: bool = True) -> shapes.AgentComma
         sent=moment(row.sent),
         started=moment(row.started),
         ended=moment(row.ended),
+    )
+
+
+def of_alert(row: alert.Alert) -> shapes.Alert:
+    return shapes.Alert(
+        id=row.id,
+        agent=row.agent,
+        name=row.name,
+        subject=row.subject,
+        level=row.level.value,
+        state=row.state.value,
+        message=row.message,
+        at=iso(row.at),
+        told=iso(row.told),
+        count=row.count,
+        acknowledged=moment(row.acknowledged),
+        acknowledged_by=row.acknowledged_by,
+        ended=moment(row.ended),
+    )
+
+
+def of_agent_lines(found: noting.Lines) -> shapes.AgentLines:
+    return shapes.AgentLines(
+        items=tuple(
+            shapes.AgentLine(at=line.at, level=line.level, message=line.message, fields=line.fields)
+            for line in found.items
+        ),
+        cursor=found.cursor,
     )
 
 

@@ -312,6 +312,51 @@ class AgentCommands:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alert:
+    """raised | acknowledged | over. Level: warning | error. One condition of one agent, however often it was told."""
+
+    id: str
+    agent: str
+    name: str
+    """What the agent calls the condition."""
+    subject: str
+    level: str
+    state: str
+    message: str
+    at: str
+    told: str
+    """When it was told last."""
+    count: int
+    acknowledged: str | None
+    acknowledged_by: str
+    ended: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alerts:
+    items: tuple[Alert, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentLine:
+    """One line of an agent's own log. Level: debug | info | warning | error; `at` is by the agent's clock."""
+
+    at: str
+    level: str
+    message: str
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentLines:
+    """Lines of an agent's own log, oldest first. Give `cursor` back to read on."""
+
+    items: tuple[AgentLine, ...]
+    cursor: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """queued | leasing | preparing | running | collecting | done; the verdict is final when it is done."""
 

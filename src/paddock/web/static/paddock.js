@@ -59,7 +59,7 @@ function live(address, heard, states = () => {}) {
   let source = null, over = false;
   const open = () => {
     if (source || over || document.hidden) return;
-    source = new EventSource(address);
+    source = new EventSource(typeof address === "function" ? address() : address);
     for (const [name, tell] of Object.entries(heard)) source.addEventListener(name, tell);
     source.onopen = () => states(true);
     source.onerror = () => states(false);
@@ -85,6 +85,30 @@ if (topics) {
   // Bars move though nothing happens.
   if (topics === "now") setInterval(() => { if (!document.hidden) refresh(); }, 10000);
 }
+
+// ---- what an agent logs about itself ----
+for (const log of document.querySelectorAll("[data-follow]")) {
+  const isAtEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  live(() => `${log.dataset.follow}&cursor=${log.dataset.cursor}`, {
+    lines: (event) => {
+      const wasAtEnd = isAtEnd();
+      log.querySelector(".empty")?.remove();
+      for (const one of JSON.parse(event.data)) {
+        const line = document.createElement("p");
+        line.className = one.level;
+        for (const [kind, text] of [["time", one.at.slice(0, 19).replace("T", " ")], ["b", one.level], ["span", one.text]]) {
+          line.append(Object.assign(document.createElement(kind), { textContent: text }));
+        }
+        log.append(line);
+      }
+      while (log.children.length > 2000) log.firstElementChild.remove();
+      log.dataset.cursor = event.lastEventId;
+      if (wasAtEnd) log.scrollTop = log.scrollHeight;
+    },
+  });
+  log.scrollTop = log.scrollHeight;
+}
+for (const choice of document.querySelectorAll("[data-submits]")) choice.addEventListener("change", () => choice.form.submit());
 
 // ---- copy ----
 function dress() {
