@@ -30,7 +30,7 @@ def installed(desk: Desk, base: Path, tmp_path: Path) -> Path:
     """An agent that is configured for the desk, with its code; the path of its configuration."""
     (tmp_path / "code").write_text(CODE)
     words = ["configure", "-p", str(base), "--url", desk.url, "--code-file", str(tmp_path / "code"), "--no-service"]
-    assert run([*words, "--skills", "script,file,system"]) == 0
+    assert run([*words, "--skills", "script,file,system", "--cloud", "none"]) == 0
     return base / "etc/agent.conf"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from paddock import __version__
-from paddock.agent.commands import configure, enrol, grammar, ledger, methods, status, stop
+from paddock.agent.commands import bundle, configure, enrol, grammar, ledger, methods, status, stop
 from paddock.agent.commands import run as running
 from paddock.agent.settings import WrongUse
 from paddock.core.errors import Missing, PaddockError, Refused
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"paddock-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=grammar.Line)
-    for verb in (configure, enrol, running, status, stop, methods, ledger):
+    for verb in (configure, enrol, running, status, stop, methods, ledger, bundle):
         verb.add(commands)
     return parser
 

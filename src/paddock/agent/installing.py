@@ -68,6 +68,10 @@ class Wanted:
     def log(self) -> Path:
         return self.conf.base / "log"
 
+    @property
+    def cache(self) -> Path:
+        return self.conf.base / "cache"
+
     def command(self) -> list[str]:
         """How the service starts the agent."""
         config = str(self.conf.base / PATH)
@@ -94,6 +98,8 @@ def plan(wanted: Wanted) -> Iterator[Thing]:
     yield Directory(path=at(conf.state), mode=0o700, owner=user)
     yield Directory(path=at(conf.work), mode=0o755, owner=user)
     yield Directory(path=at(wanted.log), mode=0o750, owner=user)
+    # A bundle unpacks itself there once, and runs from nowhere that somebody else may write.
+    yield Directory(path=at(wanted.cache), mode=0o700, owner=user)
     if wanted.program is not None:
         name, content = wanted.program
         yield File(path=at(conf.base / "bin" / name), content=content, mode=0o755, owner=admin)
@@ -104,7 +110,7 @@ def plan(wanted: Wanted) -> Iterator[Thing]:
         owner=reads,
         is_theirs=True,
     )
-    service = unit.text(conf, command=wanted.command(), log=wanted.log).encode()
+    service = unit.text(conf, command=wanted.command(), places=(wanted.log, wanted.cache)).encode()
     yield File(path=at(conf.base / "etc" / unit.NAME), content=service, mode=0o644, owner=admin)
     if wanted.code:
         path = at(conf.state / enrolment.FILE)

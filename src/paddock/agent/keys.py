@@ -106,6 +106,13 @@ def proxy(value: str) -> str:
     return value
 
 
+def http(value: str) -> str:
+    """A URL of plain HTTP or HTTPS."""
+    if not re.fullmatch(r"https?://[^\s/]+\S*", value):
+        raise Refused(f"{value[:80]} is no http:// or https:// URL")
+    return value
+
+
 def path(value: str) -> str:
     """A path from / on."""
     if not value.startswith("/") or "\0" in value or any(letter.isspace() for letter in value):
@@ -187,10 +194,17 @@ KEYS = (
     Key(
         section="cloud",
         name="type",
-        doc="The cloud that this machine runs in, as the server is told. Empty: the agent finds out. One of\n"
+        doc="The cloud that this machine runs in, as the server is told. Empty: the agent finds out; none: it asks no\n"
+        "metadata. Else one of\n"
         f"{', '.join(CLOUDS[:10])},\n{', '.join(CLOUDS[10:])}.",
-        check=one_of(*CLOUDS),
-        question=f"The cloud of this machine: {', '.join(CLOUDS)}; empty to find out",
+        check=one_of(*CLOUDS, "none"),
+        question=f"The cloud of this machine: {', '.join(CLOUDS)}, none; empty to find out",
+    ),
+    Key(
+        section="cloud",
+        name="metadata-url",
+        doc="Where the cloud's metadata are served, if not at the clouds' usual address.",
+        check=http,
     ),
     Key(
         section="system",

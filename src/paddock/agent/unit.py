@@ -90,8 +90,8 @@ WantedBy=multi-user.target
 """
 
 
-def text(conf: Conf, *, command: Sequence[str], log: Path) -> str:
-    """The unit that runs `command` as this configuration wants it."""
+def text(conf: Conf, *, command: Sequence[str], places: Sequence[Path]) -> str:
+    """The unit that runs `command` as this configuration wants it; it writes to `places` beside state and work."""
     head = _HEAD.format(
         name=NAME,
         command=" ".join(quoted(word) for word in command),
@@ -102,9 +102,9 @@ def text(conf: Conf, *, command: Sequence[str], log: Path) -> str:
     )
     if not conf.is_set("service.confined"):
         return head + _OPEN + _TAIL
-    places = [*dict.fromkeys((conf.state, conf.work, log))]
-    own = any(place.is_relative_to(home) for place in (conf.base, *places) for home in ("/home", "/root", "/run/user"))
-    return head + _CONFINED.format(places=" ".join(map(str, places)), home="read-only" if own else "yes") + _TAIL
+    written = [*dict.fromkeys((conf.state, conf.work, *places))]
+    own = any(place.is_relative_to(home) for place in (conf.base, *written) for home in ("/home", "/root", "/run/user"))
+    return head + _CONFINED.format(places=" ".join(map(str, written)), home="read-only" if own else "yes") + _TAIL
 
 
 def quoted(word: str) -> str:

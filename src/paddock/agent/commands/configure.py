@@ -28,6 +28,7 @@ _OPTIONS = {
     "proxy": "connection.proxy",
     "insecure": "connection.insecure",
     "cloud": "cloud.type",
+    "metadata_url": "cloud.metadata-url",
     "user": "system.user",
     "skills": "skills.enabled",
     "log_level": "logging.level",
@@ -52,6 +53,7 @@ def add(commands: Commands) -> None:
     one.add_argument("-p", "--base-path", metavar="DIR", help=f"the directory that holds all of it (default: {BASE})")
     one.add_argument("-u", "--url", action="append", help="the server: wss://HOST/agent; repeatable: tried in turn")
     one.add_argument("-c", "--cloud", help=f"where this machine runs: {', '.join(CLOUDS)}, in any case")
+    one.add_argument("--metadata-url", metavar="URL", help="where its metadata are served, if not at the usual address")
     one.add_argument("--code-file", metavar="FILE|-", help="the enrolment code, in a file or on standard input")
     one.add_argument("--code", help="the same, for everybody on this machine to see while this runs")
     one.add_argument("-U", "--user", help="who it runs as (default: who installs it)")

@@ -47,6 +47,7 @@ def _take(chosen: argparse.Namespace, conf: "Conf") -> None:
     chosen.pin = chosen.pin or conf["connection.pin"]
     chosen.insecure = chosen.insecure or conf.is_set("connection.insecure")
     chosen.cloud = chosen.cloud or conf["cloud.type"]
+    chosen.metadata_url = chosen.metadata_url or conf["cloud.metadata-url"]
     chosen.skills = chosen.skills or conf["skills.enabled"]
     chosen.log_level = chosen.log_level or conf["logging.level"]
     chosen.retention = chosen.retention or timedelta(seconds=conf.retention)
