@@ -26,7 +26,7 @@ class Lost(Broken):
 
 
 class Full(Broken):
-    """The disk has no room for a keeper's records, or not yet for the last one's: nothing ran; it may be tried again."""
+    """No room on the disk for a keeper's records, or not yet for the last one's: nothing ran; it may be tried again."""
 
 
 class _Line(asyncio.Protocol):

@@ -72,8 +72,9 @@ class Launcher:
         """A keeper with the task's child at its gate; nothing runs until `open_gate`. Safe to call concurrently.
 
         Refused if a limit would not hold, or if the directory holds a task that ran or may have run; one that never ran
-        makes room; with `unopened` the caller's own record proves that no gate was ever opened for this task, so that a
-        keeper which died without a record had not begun either. Full if its records find no space, Broken if no keeper can be had (no processes, no such directory).
+        makes room. With `unopened` the caller's own record proves that no gate was ever opened for this task: a keeper
+        that died without a record had not begun either. Full if its records find no space, Broken if no keeper can be
+        had (no processes, no such directory).
         """
         if not order.argv:
             raise Refused(f"{order.task}: no command")
