@@ -324,6 +324,18 @@ async def test_a_second_agent_on_the_same_state_is_refused(desk: Desk, host: Hos
     assert "another agent runs on it" in other.log.read_text()
 
 
+async def test_a_task_that_ends_with_its_machine_is_interrupted_and_not_cancelled(desk: Desk, host: Host) -> None:
+    """As systemd does it when it shuts down: TERM to everybody, the keeper first."""
+    host.start()
+    await desk.ask(desk.command(C1, "script.run", run="trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"))
+    await desk.until(lambda: desk.streams[C1, "out"] == b"up\n")
+    keeper = next(identity for identity in _keepers() if C1.encode() in _task_of(identity, host.state))
+    os.kill(keeper, signal.SIGTERM)
+    status = await desk.final(C1)
+    assert status.code is Code.INTERRUPTED
+    assert "went down" in str(status.msg)
+
+
 async def test_a_lost_keeper_is_an_interrupted_task_whose_processes_are_ended(
     desk: Desk, host: Host, tmp_path: Path
 ) -> None:

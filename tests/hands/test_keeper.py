@@ -205,12 +205,12 @@ async def test_the_limit_is_counted_from_the_gate_not_from_the_fork(launcher: La
     assert (ended.exit, ended.reason) == (4, Reason.EXITED)
 
 
-async def test_term_to_the_keeper_cancels_its_task(launcher: Launcher, shell: Ordering) -> None:
+async def test_term_to_the_keeper_ends_its_task_which_is_no_cancel(launcher: Launcher, shell: Ordering) -> None:
     held = await launcher.fork(shell("task", "sleep 60"))
     await held.open_gate()
     assert trees.send(held.identity, signal.SIGTERM)
     ended = await held.ended()
-    assert (ended.signal, ended.reason) == (signal.SIGTERM, Reason.CANCELLED)
+    assert (ended.signal, ended.reason) == (signal.SIGTERM, Reason.STOPPED)
 
 
 async def test_a_background_task_lives_on_in_its_daemon(launcher: Launcher, shell: Ordering) -> None:

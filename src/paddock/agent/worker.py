@@ -745,8 +745,13 @@ def _left(directory: Path) -> dict[str, Stream]:
 
 
 def _concluded(running: _Running, program: Program, ended: Exit) -> Outcome:
-    """What the record means; a task that a higher fence ended is stale, whatever its skill makes of it."""
+    """What the record means; whatever its skill makes of it, a task that a higher fence ended is stale, and one that
+    ended with its machine, which nobody asked for, is interrupted.
+    """
     outcome = program.conclude(running.call, ended)
+    if ended.reason is Reason.STOPPED:
+        msg = f"{running.call.task}: its machine went down, or somebody there ended it"
+        return Outcome(code=Code.INTERRUPTED, msg=msg, streams=outcome.streams)
     ending = running.ending
     if ending is not None and ending.code is Code.STALE and ended.reason is Reason.CANCELLED:
         return replace(ending, streams=outcome.streams)

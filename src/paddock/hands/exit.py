@@ -28,7 +28,8 @@ class Reason(StrEnum):
 
     EXITED = "exited"  # by itself: `exit` or `signal` says how
     LIMIT = "limit"
-    CANCELLED = "cancelled"
+    CANCELLED = "cancelled"  # whoever asked for it has told the keeper to end it
+    STOPPED = "stopped"  # somebody on the machine has, or the machine itself that goes down: TERM to the keeper
     GATE = "gate"  # whoever asked for it went away before opening the gate: nothing ran
     BROKEN = "broken"  # it could not be started, or not be ended: `message` says why
 

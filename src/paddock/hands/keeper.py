@@ -111,7 +111,7 @@ class Keeper:
         self._wakeup, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._end(Reason.CANCELLED, self._order.grace.total_seconds()))
+        signal.signal(signal.SIGTERM, lambda *_: self._end(Reason.STOPPED, self._order.grace.total_seconds()))
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         self._poll.register(self._wakeup, select.POLLIN)
