@@ -28,8 +28,12 @@ class Host:
         self.log = state.parent / "host.log"
         self.env: dict[str, str] = {}
 
-    def start(self, **env: str) -> None:
-        words = ["run", "--server", self.desk.url, "--state", str(self.state), "--code", CODE]
+    def start(self, *more: str, **env: str) -> None:
+        """On our desk, if no other server or line is among the words; no cloud is asked if none is named."""
+        words = ["run", *more, "--state", str(self.state)]
+        words += [] if {"--server", "--line"} & set(more) else ["--server", self.desk.url]
+        words += [] if {"--cloud", "--metadata-url"} & set(more) else ["--cloud", "none"]
+        words += [] if "--code" in more else ["--code", CODE]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "paddock.agent", *words],

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import itertools
+import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -47,6 +48,8 @@ class Desk:
         self.streams: dict[tuple[str, str], bytearray] = defaultdict(bytearray)
         self.times: list[tuple[int, datetime]] = []
         self.logs: list[Mapping[str, Any]] = []
+        self.alerts: list[Mapping[str, Any]] = []
+        self.alert_answer: Mapping[str, Any] = {"acknowledged": True, "repeat_after": None}
         self.connections: list[ServerConnection] = []
         self.forget: set[str] = set()
         self.fences: dict[str, int] = {}
@@ -56,14 +59,18 @@ class Desk:
         self.takes_status = True
         self.takes_output = True
         self.lose_answers = False
+        self.answers_hello = True
+        self.heartbeat = timedelta(seconds=5)
+        self.drops_at_once = False
+        self.retry_after: object = None
         self.unanswered: dict[str, tuple[str, Command]] = {}
         self._seqs = itertools.count(1)
         self._changed = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[Success | Failure]] = {}
 
     @contextlib.asynccontextmanager
-    async def open(self, port: int = 0) -> AsyncIterator["Desk"]:
-        async with serve(self._serve, "127.0.0.1", port, max_size=2 << 20, ping_interval=None) as server:
+    async def open(self, port: int = 0, *, tls: ssl.SSLContext | None = None) -> AsyncIterator["Desk"]:
+        async with serve(self._serve, "127.0.0.1", port, ssl=tls, max_size=2 << 20, ping_interval=None) as server:
             self.port = _port(server)
             yield self
 
@@ -122,7 +129,7 @@ class Desk:
     # Serving
 
     async def _serve(self, connection: ServerConnection) -> None:
-        session = Session(side=Side.SERVER, heartbeat=timedelta(seconds=5), now=now())
+        session = Session(side=Side.SERVER, heartbeat=self.heartbeat, now=now())
         self.connections.append(connection)
         state: dict[str, Any] = {"relay": None, "seat": None}
         try:
@@ -173,8 +180,11 @@ class Desk:
                 self.tokens.add(str(command.params["new"]))
                 response = Success(id=command.id, result={})
             case "log":
-                self.logs.append(command.params)
+                self.logs += [command.params, *cast("list[Mapping[str, Any]]", command.params.get("more", []))]
                 response = Success(id=command.id, result={})
+            case "alert":
+                self.alerts.append(command.params)
+                response = Success(id=command.id, result=self.alert_answer)
             case _:
                 response = Success(id=command.id, result={})
         self._changed.set()
@@ -186,15 +196,19 @@ class Desk:
         relay: Relay | None = state["relay"]
         if relay is None and hello.token not in self.tokens:
             self.refused.append(hello)
-            refused = Failure(id=command.id, code=Code.REFUSED, msg="unknown token")
+            details = {} if self.retry_after is None else {"retry_after": self.retry_after}
+            refused = Failure(id=command.id, code=Code.REFUSED, msg="unknown token", details=details)
             await connection.send(session.answer(refused, now()))
             return
         self.hellos.append(hello)
+        if not self.answers_hello:
+            self._changed.set()
+            return
         name = f"{relay.environment}/{relay.machine}" if relay else "host"
         seat = Seat(hello=hello, relay=relay, session=session, connection=connection)
         welcome = Welcome(
             session=f"session-{len(self.hellos)}",
-            heartbeat=timedelta(seconds=5),
+            heartbeat=self.heartbeat,
             epoch=self.epoch,
             server_time=now(),
             fences=self.fences,
@@ -204,6 +218,10 @@ class Desk:
             ),
         )
         await connection.send(session.answer(Success(id=command.id, result=welcome.params()), now()))
+        if self.drops_at_once:
+            self._changed.set()
+            connection.transport.abort()
+            return
         state["seat"] = self.seats[name] = seat
         self._changed.set()
         for agent, open_command in list(self.unanswered.values()):

@@ -119,8 +119,12 @@ class Wire:
         pair = Pair(agent=writer)
         self._pairs.add(pair)
         try:
-            await self._flowing.wait()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._flowing.wait()
+            if not self._flowing.is_set():
+                return
+            # The loop's own callback would tell a cancelled task as an error.
+            with contextlib.suppress(OSError, asyncio.CancelledError):
                 onward, pair.server = await asyncio.open_connection("127.0.0.1", self.target)
                 pair.copiers = [
                     asyncio.create_task(self._copy(reader, pair.server)),

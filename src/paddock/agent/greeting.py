@@ -92,7 +92,7 @@ class Greeting:
         self._tries_old_token = False
         self.accepted = replace(shown, new_token="")
         if known.new_token:
-            faults.at("agent.token_accepted")
+            faults.at("token.accepted")
             # The token that has said hello is the only one from now on.
             await asyncio.to_thread(identity.save, self._settings.state, self.accepted)
         await self._tell_more(facts(place), place)
@@ -103,6 +103,10 @@ class Greeting:
         await self._surroundings.asked.wait()
         if not self._settings.line and facts(place) != told:
             raise Again("the cloud is known now")
+
+    def hello(self, worker: Worker, place: Place) -> Hello | None:
+        """What would begin a session now; None before the server took the first one."""
+        return self._hello(self.accepted, worker, place) if self.accepted is not None else None
 
     def _hello(self, shown: Identity | None, worker: Worker, place: Place) -> Hello:
         return Hello(
@@ -154,11 +158,11 @@ class Greeting:
         changing = replace(accepted, new_token=secrets.token_urlsafe(32))
         # Ours first: whatever happens to the answer, both are tried.
         await asyncio.to_thread(identity.save, state, changing)
-        faults.at("agent.token_saved")
+        faults.at("token.saved")
         answer = await conversation.ask("token", {"new": changing.new_token})
         if isinstance(answer, Failure):
             _log.warning("a new token was not taken", extra={"agent": accepted.agent, "why": answer.msg})
             await asyncio.to_thread(identity.save, state, accepted)
             return
-        faults.at("agent.token_told")
+        faults.at("token.told")
         raise Again("a new token says hello")

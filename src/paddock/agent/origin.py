@@ -99,7 +99,7 @@ def load(state: Path) -> Origin | None:
 def record(state: Path, origin: Origin) -> None:
     """Make it durable."""
     durable.write(state / FILE, asdict(origin))
-    faults.at("agent.origin_saved")
+    faults.at("origin.saved")
 
 
 def complete(recorded: Origin | None, found: Origin) -> Origin:
@@ -126,7 +126,7 @@ def set_aside(state: Path) -> Path:
     for name in (*(first for first in _FIRST if first in names), *(name for name in names if name not in _FIRST)):
         _free(aside, name)
         (state / name).rename(aside / name)
-        faults.at("agent.set_aside")
+        faults.at("origin.moved")
     durable.sync(aside)
     durable.sync(state)
     return aside

@@ -43,6 +43,7 @@ def add(commands: Commands) -> None:
     run.add_argument("--connect-limit", type=_span, metavar="SECONDS", help="for connecting, TLS included (15)")
     run.add_argument("--hello-limit", type=_span, metavar="SECONDS", help="for the answer to the first words (60)")
     run.add_argument("--retry-limit", type=_span, metavar="SECONDS", help="the longest wait between attempts (60)")
+    run.add_argument("--rotation", type=_long, metavar="SECONDS", help="how old a token may get (30 days)")
     run.add_argument("--cloud", default="", metavar="NAME", help="where this machine runs; none: ask no metadata")
     run.add_argument("--metadata-url", default="", metavar="URL", help="where the cloud's metadata are served")
     run.add_argument("--rootfs", type=path, default=Path("/"), metavar="DIR", help="the machine's own file system (/)")
@@ -61,9 +62,17 @@ def add(commands: Commands) -> None:
 
 
 def _span(text: str) -> timedelta:
+    return _within(text, 3600)
+
+
+def _long(text: str) -> timedelta:
+    return _within(text, 10 * 365 * 86400)
+
+
+def _within(text: str, most: int) -> timedelta:
     seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("not between 0 and 3600 seconds")
+    if not 0 < seconds <= most:
+        raise argparse.ArgumentTypeError(f"not between 0 and {most} seconds")
     return timedelta(seconds=seconds)
 
 
@@ -76,6 +85,7 @@ def _days(text: str) -> timedelta:
 
 def _run(chosen: argparse.Namespace) -> None:
     from paddock.agent import agent, events
+    from paddock.agent.skills import usual
     from paddock.hands import trust
 
     filling.fill(chosen)
@@ -85,7 +95,7 @@ def _run(chosen: argparse.Namespace) -> None:
     skills = (
         tuple(name.strip() for name in chosen.skills.split(","))
         if chosen.skills
-        else HOST_SKILLS
+        else usual(HOST_SKILLS)
         if not chosen.line
         else MACHINE_SKILLS
     )
@@ -105,6 +115,7 @@ def _run(chosen: argparse.Namespace) -> None:
                 connect_limit=chosen.connect_limit or Settings.connect_limit,
                 hello_limit=chosen.hello_limit or Settings.hello_limit,
                 retry_limit=chosen.retry_limit or Settings.retry_limit,
+                rotation=chosen.rotation or Settings.rotation,
                 cloud=chosen.cloud,
                 metadata_url=chosen.metadata_url,
                 rootfs=chosen.rootfs,
