@@ -29,7 +29,7 @@ class Act(StrEnum):
 
 _WEIGHTS: Mapping[Act, int] = {
     Act.KILL_AGENT: 20,
-    Act.KILL_SERVER: 8,
+    Act.KILL_SERVER: 6,
     Act.RESTART_AGENT: 4,
     Act.KILL_KEEPER: 8,
     Act.CUT: 20,
@@ -63,7 +63,7 @@ class Planned:
 def planned(chance: random.Random, *, commands: int, left_out: Collection[Act]) -> list[Planned]:
     """Acts in their order, each kind once at least where there is room for all; the same ones for the same seed."""
     kinds = [act for act in Act if act not in left_out]
-    count = max(commands // 70, min(len(kinds), commands // 20))
+    count = max(commands // 100, min(len(kinds), commands // 20))
     first = chance.sample(kinds, len(kinds))
     weights = [_WEIGHTS[act] for act in kinds]
     chosen = [*first, *chance.choices(kinds, weights, k=max(count - len(first), 0))][:count]
@@ -85,4 +85,4 @@ def _length(act: Act, chance: random.Random) -> float:
     if act in (Act.FULL_DISK, Act.NARROW_DISK):
         # Everything that is given meanwhile is refused, and proves little.
         return chance.uniform(0.1, 1)
-    return chance.uniform(0.1, 1) if chance.random() < 0.7 else chance.uniform(1, 4)
+    return chance.uniform(0.1, 1) if chance.random() < 0.75 else chance.uniform(1, 3)

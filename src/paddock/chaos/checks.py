@@ -155,15 +155,13 @@ def misprint(printed: bytes, one: Given) -> str:
     dropped = one.end["result"].get("dropped", 0)
     if one.end["state"] == "complete" and not dropped:
         return "" if printed == pattern else f"{len(printed)} bytes that are not the {len(pattern)} of its pattern"
-    if pattern.startswith(printed):
-        return "" if one.end["state"] != "complete" else f"{len(pattern) - len(printed)} bytes are missing"
-    # A full disk has cost some of it: up to where we say so, all of it is there.
-    said = next((at.start() for at in _MARK.finditer(printed) if pattern.startswith(printed[: at.start()])), None)
-    if said is None:
-        return f"{len(printed)} bytes that are not the beginning of its pattern"
     if one.end["state"] == "complete" and len(printed) + dropped < len(pattern):
         return f"{len(printed)} bytes and {dropped} dropped are less than {len(pattern)}"
-    return ""
+    if pattern.startswith(printed):
+        return ""
+    # A full disk has cost some of it: up to where we say so, all of it is there.
+    said = next((at.start() for at in _MARK.finditer(printed) if pattern.startswith(printed[: at.start()])), None)
+    return "" if said is not None else f"{len(printed)} bytes that are not the beginning of its pattern"
 
 
 def _misput(found: Evidence) -> Iterator[str]:
