@@ -55,6 +55,8 @@ class Desk:
         self.fences: dict[str, int] = {}
         self.relays: list[Relay] = []
         self.tokens = {TOKEN}
+        self.codes = {CODE: TOKEN}
+        self.enrolments = 0
         self.refused: list[Hello] = []
         self.takes_status = True
         self.takes_output = True
@@ -158,10 +160,12 @@ class Desk:
         response: Success | Failure
         match command.method:
             case "enrol":
-                good = command.params["code"] == CODE
+                token = self.codes.get(str(command.params["code"]))
+                self.enrolments += 1
+                self.tokens |= {token} if token else set()
                 response = (
-                    Success(id=command.id, result={"agent": "host", "token": TOKEN})
-                    if good
+                    Success(id=command.id, result={"agent": "host", "token": token})
+                    if token
                     else Failure(id=command.id, code=Code.REFUSED, msg="unknown code")
                 )
             case "relay":

@@ -8,12 +8,25 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from paddock.agent import attending, dialing, enrolment, identity, origin, settings, shutout, skills
+from paddock.agent import (
+    attending,
+    dialing,
+    enrolment,
+    identity,
+    origin,
+    program,
+    retiring,
+    settings,
+    shutout,
+    skills,
+    upgrading,
+)
 from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
 from paddock.agent.cloud.surroundings import Surroundings
@@ -55,8 +68,9 @@ class Agent:
         self._boot_id = boot_id()
         self._worker: Worker | None = None
         self._conversation: Conversation | None = None
-        self._life = Life()
-        self._stop = self._life.ended
+        self.life = Life()
+        """Before anything else: it keeps the environment as it was."""
+        self._stop = self.life.ended
         self._alerts = Alerts(chosen.state / "alerts")
         self._greeting: Greeting | None = None
         self._hopeless: Hopeless | None = None
@@ -81,9 +95,10 @@ class Agent:
         """
         chosen = self._settings
         self._check()
-        server = self._server()
+        server = self.server()
         with contextlib.ExitStack() as held:
             with settings.opening(chosen):
+                self._finish_retiring()
                 if server is not None and not chosen.code and not chosen.machine:
                     await self._find_code()
                 settings.prepare(chosen)
@@ -92,6 +107,7 @@ class Agent:
                     with contextlib.suppress(OSError):
                         Cgroup(path=chosen.cgroup).add(0)
                 identity.sign_in(chosen.state)
+                upgrading.enter(chosen.state, self.life, tuple(sys.argv[1:]))
                 if not await self._is_admitted():
                     return
                 settings.prepare(chosen)
@@ -111,10 +127,19 @@ class Agent:
                 logger.removeHandler(self._logs)
                 self._logs.close()
                 await ledger.close()
+                if retiring.is_begun(chosen.state):
+                    retiring.finish(chosen)
         if self._hopeless is not None:
             # A code that was refused is refused for ever: nobody comes back with it.
             enrolment.forget(chosen.state)
             raise self._hopeless
+
+    def _finish_retiring(self) -> None:
+        """What was to go with the last process goes before anything reads it."""
+        chosen = self._settings
+        if retiring.is_begun(chosen.state):
+            with settings.locked(chosen):
+                retiring.finish(chosen)
 
     def _check(self) -> None:
         try:
@@ -153,8 +178,11 @@ class Agent:
                     code=self._code,
                     surroundings=self._surroundings,
                     enrolled=lambda: enrolment.forget(self._settings.state),
-                    began=self._register.connected,
+                    began=self._begin_session,
                 )
+                greeting = self._greeting
+                self.life.works = lambda: worker.works
+                self.life.hello = lambda: greeting.hello(worker, place)
                 self._logs.attach(asyncio.get_running_loop(), worker.news)
                 await worker.recover()
                 speaking = group.create_task(self._speak(worker, self._greeting, place, server))
@@ -163,8 +191,10 @@ class Agent:
                 living = group.create_task(self._live_on(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
                 await self._stop.wait()
-                self._notifier.stopping()
-                await worker.stop(limit=_STOP_LIMIT)
+                if not self.life.successor:
+                    self._notifier.stopping()
+                # Who is succeeded has waited for all others, and is itself what would be waited for.
+                await worker.stop(limit=timedelta() if self.life.successor else _STOP_LIMIT)
                 speaking.cancel()
                 pruning.cancel()
                 looking.cancel()
@@ -185,7 +215,7 @@ class Agent:
             running=lambda: self._worker.count if self._worker else 0,
             cloud=lambda: self._surroundings.known,
             alerts=self._alerts,
-            life=self._life,
+            life=self.life,
             carrying=self._carrying(ledger, server),
             environment=chosen.environment,
             machine=chosen.machine,
@@ -282,7 +312,7 @@ class Agent:
             self._hopeless = exc
             self.stop()
 
-    def _server(self) -> Server | None:
+    def server(self) -> Server | None:
         """Whom it dials; None if it is spoken to."""
         chosen = self._settings
         if chosen.line and not chosen.is_dialling:
@@ -299,6 +329,10 @@ class Agent:
             limit=chosen.connect_limit,
             backoff=Backoff(most=max(chosen.retry_limit, Backoff().least)),
         )
+
+    def _begin_session(self, agent: str) -> None:
+        self._register.connected(agent)
+        self.life.welcome()
 
     async def _converse(self, link: Link, worker: Worker, greeting: Greeting, place: Place) -> str:
         conversation = Conversation(
@@ -350,8 +384,17 @@ class Agent:
 
 
 async def live(chosen: Settings) -> None:
-    """Run an agent until SIGTERM or SIGINT; then it is gone within five seconds."""
+    """Run an agent until SIGTERM or SIGINT; then it is gone within five seconds.
+
+    Does not return where another program is to go on in this process. A trial only says hello.
+    """
+    is_trial = bool(os.environ.pop(program.TRIAL, ""))
     agent = Agent(chosen)
+    if is_trial:
+        from paddock.agent import trial
+
+        await trial.run(chosen, agent.server())
+        return
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -359,11 +402,13 @@ async def live(chosen: Settings) -> None:
         last = threading.Timer(_LEAVE_LIMIT, os._exit, (0,))
         last.daemon = True
         last.start()
+        agent.life.stay()
         agent.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
     await agent.run()
+    agent.life.succeed()
 
 
 async def _is_turning() -> None:

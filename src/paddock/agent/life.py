@@ -1,9 +1,10 @@
 """What the agent's own life is like, for those of its parts that may end or replace it.
 
-Effects: none.
+Effects: none; becoming another program keeps the process, its working directory and its environment.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from paddock.wire.hello import Hello
@@ -27,10 +28,33 @@ class Life:
         """The command line that this process becomes once it has ended; empty: it only ends."""
         self.works: Callable[[], int] = _none
         """How many commands run inside of this process, and would be lost with it."""
-        self.hello: Callable[[], Hello] | None = None
-        """What it would say now to begin a session; None for one that shows no token."""
+        self.hello: Callable[[], Hello | None] = lambda: None
+        """What it would say now to begin a session; None while it has not been welcome, or shows no token."""
+        self.environment = dict(os.environ)
+        """As it was at birth: some of it is taken out, so that tasks do not find it."""
+        self._at_welcome: list[Callable[[], None]] = []
+
+    def at_welcome(self, act: Callable[[], None]) -> None:
+        """Do this once, when the server has taken the first hello of this process."""
+        self._at_welcome.append(act)
+
+    def welcome(self) -> None:
+        """The server took a hello."""
+        acts, self._at_welcome = self._at_welcome, []
+        for act in acts:
+            act()
+        self.welcomed.set()
 
     def become(self, words: tuple[str, ...]) -> None:
         """End, and go on as another program in the same process."""
         self.successor = words
         self.ended.set()
+
+    def stay(self) -> None:
+        """It was asked to end, by who means just that: no successor."""
+        self.successor = ()
+
+    def succeed(self) -> None:
+        """Become the successor, if there is one, now; whatever still runs here is gone, as if killed."""
+        if self.successor:
+            os.execve(self.successor[0], self.successor, self.environment)

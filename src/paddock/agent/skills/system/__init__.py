@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from paddock.agent.skills.skill import Deed, Place
-from paddock.agent.skills.system import cleaning, health, rebooting, renaming, stats, telling
+from paddock.agent.skills.system import cleaning, health, rebooting, renaming, stats, telling, upgrade
 from paddock.agent.skills.system.telling import SOFTWARE, facts
 
 __all__ = ["SOFTWARE", "facts", "opened"]
@@ -20,4 +20,5 @@ async def opened(place: Place) -> AsyncIterator[Mapping[str, Deed]]:
         **renaming.deeds(place),
         **rebooting.deeds(place),
         **cleaning.deeds(place),
+        **upgrade.deeds(place),
     }
