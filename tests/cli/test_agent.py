@@ -12,10 +12,10 @@ from tests.cli.conftest import Paddock
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["-h"], 0),
+        (["--version"], 0),
         (["run", "-h"], 0),
         (["methods", "--json"], 0),
-        (["dance"], 2),
+        (["run", "--dance"], 2),
         (["run", "--server", "wss://a.example"], 2),
         (["ledger", "show", "--state", "STATE"], 4),
         (["status", "--state", "STATE"], 4),
@@ -48,3 +48,15 @@ def test_what_the_agent_says_comes_through_with_its_code(
 )
 def test_the_command_that_joins_a_host_says_insecure_only_where_it_must(url: str, way: str) -> None:
     assert joining(url, "c0de") == f"paddock agent run --server {way}--state /var/lib/paddock-agent --code c0de"
+
+
+def test_the_help_of_the_noun_has_both_kinds_of_verbs(paddock: Paddock) -> None:
+    said = paddock("agent", "-h")
+    assert said.code == 0
+    assert "call " in said.out
+    assert "configure " in said.out
+
+
+def test_a_verb_that_neither_knows_is_wrong_use(paddock: Paddock) -> None:
+    said = paddock("agent", "dance")
+    assert (said.code, said.err.splitlines()[1]) == (2, "hint: paddock agent -h")

@@ -57,6 +57,12 @@ def _log_complaint(message: str, hint: str) -> None:
     logging.getLogger("paddock.agent").error(message, extra={"hint": hint} if hint else {})
 
 
+def verbs() -> dict[str, str]:
+    """Each verb, and what it does: for a command line that has others beside them."""
+    (commands,) = (one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction))
+    return {one.dest: one.help or "" for one in commands._choices_actions}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = grammar.Line(
         prog="paddock agent",

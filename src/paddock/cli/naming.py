@@ -30,10 +30,18 @@ def choose(noun: str, typed: str, known: Iterable[tuple[str, Sequence[str]]]) ->
         if found:
             shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
             raise Refused(f"{noun} {typed}: it could be {shown}", hint="give more of the id")
-    raise Missing(f"{noun} {typed}: there is none", hint=f"paddock {_VERBS[noun]} list")
+    hint = f"paddock {_VERBS[noun]} list" if noun in _VERBS else ""
+    raise Missing(f"{noun} {typed}: there is none", hint=hint)
 
 
-_VERBS = {"lease": "lease", "environment": "env", "run": "run", "host": "host", "event": "event"}
+_VERBS = {
+    "lease": "lease",
+    "environment": "env",
+    "run": "run",
+    "host": "host",
+    "event": "event",
+    "agent": "agent",
+}
 
 
 def _resolve(
@@ -100,4 +108,13 @@ def event_of(client: "Client", typed: str) -> Any:
 
     return _resolve(
         client, "event", typed, calls.event, lambda below: calls.events(below=below, limit=500), lambda row: ()
+    )
+
+
+def agent_of(client: "Client", typed: str) -> Any:
+    """By id, or by the name of its host or machine."""
+    from paddock.client import calls
+
+    return _resolve(
+        client, "agent", typed, calls.agent, lambda below: calls.agents(below=below), lambda row: (row.name,)
     )

@@ -27,7 +27,7 @@ _ENTRIES = {
     "token": ("paddock.cli.token:token", "Who may ask: create, list, revoke."),
     "drain": ("paddock.cli.drain:drain", "Start no new runs, and wait for those under way."),
     "chaos": ("paddock.cli.chaos:chaos", "Break a server and an agent on purpose, and count: agent."),
-    "agent": ("paddock.cli.agent:agent", "The agent of this machine: run, methods, ledger, status."),
+    "agent": ("paddock.cli.agent:agent", "Agents: list, call, log, alerts...; the one here: run, status..."),
 }
 
 root = Shelf(

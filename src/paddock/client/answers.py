@@ -45,7 +45,7 @@ def _piece(call: Call[S], answer: httpx.Response) -> Piece:
     length, ended = answer.headers.get("paddock-length", ""), answer.headers.get("paddock-ended")
     if not length.isdigit() or ended is None:
         raise Broken(f"{answer.request.url.path}: its answer is no output", hint="is it a Paddock server?")
-    offset = int(call.query.get("offset", "0"))
+    offset = int(str(call.query.get("offset", "0")))
     return Piece(data=answer.content, offset=offset, length=int(length), is_last=ended == "yes")
 
 

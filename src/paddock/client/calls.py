@@ -1,7 +1,7 @@
 """The HTTP API as values: each call names method, path, body and shape of the answer."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ class Call(Generic[S]):
     path: str
     shape: type[S]
     body: object = None
-    query: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     wait: float = 0.0
     is_safe: bool = False
 
@@ -179,6 +179,26 @@ def output(agent: str, id: str, *, stream: str = "out", offset: int = 0, wait: f
 def cancel_command(agent: str, id: str, *, grace: float | None = None) -> Call[shapes.AgentCommand]:
     body = shapes.CancelCommand(grace=grace)
     return _ask(f"/agents/{_part(agent)}/commands/{_part(id)}/cancel", shapes.AgentCommand, body)
+
+
+def agent_log(
+    agent: str, *, level: str = "debug", cursor: int | None = None, limit: int = 200, wait: float = 0.0
+) -> Call[shapes.AgentLines]:
+    """The last lines of an agent's own log; with a cursor those that came since, with `wait` once there are some."""
+    path = f"/agents/{_part(agent)}/log"
+    return _read(path, shapes.AgentLines, wait=wait, level=level, cursor=cursor, limit=limit)
+
+
+def alerts(
+    *, below: str | None = None, agent: str = "", states: Sequence[str] = (), limit: int | None = None
+) -> Call[shapes.Alerts]:
+    """What agents want a person to know; without states what is not over."""
+    call = _read("/alerts", shapes.Alerts, below=below, agent=agent, limit=limit)
+    return replace(call, query={**call.query, "state": tuple(states)}) if states else call
+
+
+def acknowledge(alert: str) -> Call[shapes.Alert]:
+    return _ask(f"/alerts/{_part(alert)}/acknowledge", shapes.Alert, is_safe=True)
 
 
 # ---- runs, rounds, changes, events -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """How both clients reach a server: the same headers, limits and proxies."""
 
+from collections.abc import Sequence
 from typing import TypedDict, TypeVar
 from urllib.parse import urlsplit
 
@@ -40,7 +41,7 @@ class Arguments(TypedDict):
 
     method: str
     url: str
-    params: dict[str, str]
+    params: dict[str, str | Sequence[str]]
     json: object
 
 
