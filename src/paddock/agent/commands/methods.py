@@ -14,9 +14,10 @@ def add(commands: Commands) -> None:
 
 
 def _methods(chosen: argparse.Namespace) -> None:
+    from paddock.agent import skills
     from paddock.wire.methods import describe
 
-    rows = describe()
+    rows = describe(skills.rows(skills.usual(())))
     if chosen.json:
         nested: list[dict[str, Any]] = []
         for row in rows:
