@@ -1,15 +1,25 @@
 """What an agent can do: skills by name, built in or installed beside Paddock."""
 
+import asyncio
+import contextlib
+import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from paddock.agent.skills.skill import Deed, Place
-from paddock.core.errors import Broken, Refused
+from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.hands import faults
 from paddock.wire.methods import METHODS, Method
 
+_log = logging.getLogger(__name__)
+
+_OPEN_LIMIT = 30.0  # seconds that a skill of another package has to begin
 GROUP = "paddock.skills"
 """The group of entry points under which other packages name their skills."""
 
@@ -31,6 +41,7 @@ class Skills:
 
     deeds: Mapping[str, Deed]
     rows: Mapping[str, Method]
+    names: tuple[str, ...] = ()
 
 
 def installed() -> dict[str, str]:
@@ -38,6 +49,38 @@ def installed() -> dict[str, str]:
     from importlib.metadata import entry_points
 
     return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in MODULES}
+
+
+def usual(own: Iterable[str]) -> tuple[str, ...]:
+    """These skills, and those that somebody installed beside Paddock: they were installed to be had.
+
+    One that cannot be loaded is told in the log and left out: nobody asked for it by name.
+    """
+    others = []
+    for name, module in installed().items() if _may_be_installed() else ():
+        try:
+            _own_rows(name, _load(name, module))
+            others.append(name)
+        except Exception as exc:  # whatever a stranger's module does when it is loaded
+            _log.error("a skill that is installed is left out", extra={"skill": name, "why": str(exc)})
+    return (*own, *sorted(others))
+
+
+def _may_be_installed() -> bool:
+    """Whether any package names a skill. A look at the files costs a tenth of loading what reads them."""
+    return any(_names_a_skill(directory or ".") for directory in sys.path)
+
+
+def _names_a_skill(place: str) -> bool:
+    if os.path.isfile(place):
+        return True  # an archive: what reads them can look into it
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(place):
+            if entry.endswith((".dist-info", ".egg-info")):
+                with contextlib.suppress(OSError):
+                    if GROUP.encode() in Path(place, entry, "entry_points.txt").read_bytes():
+                        return True
+    return False
 
 
 def known(names: Iterable[str]) -> dict[str, str]:
@@ -66,22 +109,80 @@ def rows(names: Iterable[str]) -> dict[str, Method]:
 
 @asynccontextmanager
 async def opened(place: Place, names: Iterable[str]) -> AsyncIterator[Skills]:
-    """These skills, while the block runs. Refused for one that nobody has, Broken for one that cannot be loaded."""
+    """These skills, while the block runs. Refused for one that nobody has.
+
+    One of another package that cannot be loaded or opened is left out: the log says so, and an alert for as long as it
+    is so. Paddock's own are Broken then.
+    """
     deeds: dict[str, Deed] = {}
     table = dict(METHODS)
+    there = []
     async with AsyncExitStack() as stack:
         for name, module in known(names).items():
-            loaded = _load(name, module)
-            if name not in MODULES:
-                table |= _own_rows(name, loaded)
-            if hasattr(loaded, "opened"):
-                deeds |= await stack.enter_async_context(loaded.opened(place))
+            if name in MODULES:
+                deeds |= await stack.enter_async_context(_opened(place, _load(name, module)))
             else:
-                deeds |= loaded.methods(place)
+                try:
+                    found, own = await _open_other(stack, place, name, module)
+                except (asyncio.CancelledError, GeneratorExit, faults.Fault):
+                    raise
+                except BaseException as exc:  # whatever a stranger's module does
+                    await _leave_out(place, name, exc)
+                    continue
+                deeds, table = deeds | found, table | own
+                if place.alerts is not None:
+                    await place.alerts.end(f"skill {name}")
+            there.append(name)
         unknown = sorted(set(deeds) - set(table))
         if unknown:
             raise Broken(f"{unknown[0]}: a skill does it, and no row of the table of methods says how")
-        yield Skills(deeds=deeds, rows=table)
+        yield Skills(names=tuple(there), deeds=deeds, rows=table)
+
+
+async def _open_other(
+    stack: AsyncExitStack, place: Place, name: str, module: str
+) -> tuple[Mapping[str, Deed], Mapping[str, Method]]:
+    """What a skill of another package does, and its rows."""
+    loaded = _load(name, module)
+    own = _own_rows(name, loaded)
+    async with asyncio.timeout(_OPEN_LIMIT):
+        deeds = await stack.enter_async_context(_forgiven(name, _opened(place, loaded)))
+    if foreign := sorted(set(deeds) - set(own)):
+        raise Broken(f"skill {name}: {foreign[0]} is not a method of its own", hint=f"its methods begin with {name}.")
+    return deeds, own
+
+
+@asynccontextmanager
+async def _opened(place: Place, module: ModuleType) -> AsyncIterator[Mapping[str, Deed]]:
+    if hasattr(module, "opened"):
+        async with module.opened(place) as deeds:
+            yield deeds
+    else:
+        yield module.methods(place)
+
+
+@asynccontextmanager
+async def _forgiven(
+    name: str, opened: AbstractAsyncContextManager[Mapping[str, Deed]]
+) -> AsyncIterator[Mapping[str, Deed]]:
+    """How a stranger's skill takes its end is not the agent's end."""
+    deeds = await opened.__aenter__()
+    try:
+        yield dict(deeds)
+    finally:
+        try:
+            await opened.__aexit__(None, None, None)
+        except (asyncio.CancelledError, GeneratorExit, faults.Fault):
+            raise
+        except BaseException:
+            _log.exception("a skill does not end well", extra={"skill": name})
+
+
+async def _leave_out(place: Place, name: str, exc: BaseException) -> None:
+    why = exc.message if isinstance(exc, PaddockError) else f"{type(exc).__name__}: {exc}"
+    _log.error("a skill is left out", extra={"skill": name, "why": why})
+    if place.alerts is not None:
+        await place.alerts.begin(f"skill {name}", f"skill {name}: the agent runs without it: {why}", level="error")
 
 
 def _load(name: str, module: str) -> ModuleType:
