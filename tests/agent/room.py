@@ -57,7 +57,7 @@ for line in sys.stdin:
         try:
             answer = ask(asked["method"], asked["params"])
         except PaddockError as exc:
-            answer = {"raised": type(exc).__name__, "message": exc.message, "hint": exc.hint}
+            answer = {"raised": [kind.__name__ for kind in type(exc).__mro__], "message": exc.message, "hint": exc.hint}
     print(json.dumps(answer), flush=True)
 """
 
@@ -83,7 +83,7 @@ class Room:
         """What the skill answers. Raises what it raises."""
         answer = self._say({"method": method, "params": params})
         if "raised" in answer:
-            kind = Refused if answer["raised"] in ("Refused", "BadParams") else PaddockError
+            kind = Refused if "Refused" in answer["raised"] or "BadParams" in answer["raised"] else PaddockError
             raise kind(answer["message"], hint=answer["hint"])
         assert answer.get("code") is None, answer
         result: dict[str, Any] = answer["result"]
