@@ -30,6 +30,8 @@ MODULES: Mapping[str, str] = {
     "system": "paddock.agent.skills.system",
     "package": "paddock.agent.skills.package",
     "config": "paddock.agent.skills.config",
+    "user": "paddock.agent.skills.users",
+    "disk": "paddock.agent.skills.disks",
     "local": "paddock.agent.skills.local",
 }
 """What Paddock itself brings."""

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 
 from paddock.wire.fields import BadParams
 from paddock.wire.framing import JSON
-from paddock.wire.methods import agents, configs, files, machines, packages, scripts, sessions, sources, systems, users
+from paddock.wire.methods import (
+    agents,
+    configs,
+    disks,
+    files,
+    machines,
+    packages,
+    scripts,
+    sessions,
+    sources,
+    systems,
+    users,
+)
 from paddock.wire.methods.table import (
     COMMON,
     Effect,
@@ -38,7 +50,7 @@ __all__ = [
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for room in (sessions, agents, systems, scripts, files, sources, packages, configs, users, machines)
+    for room in (sessions, agents, systems, scripts, files, sources, packages, configs, users, disks, machines)
     for method in room.METHODS
 }
 
