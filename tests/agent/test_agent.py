@@ -4,6 +4,8 @@ import asyncio
 import os
 import secrets
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from paddock.agent import identity
 from paddock.hands import trees
 from paddock.wire.messages import Code, Command, Failure, Success
-from tests.agent.conftest import Host
+from tests.agent.conftest import SOURCE, Host
 from tests.agent.desk import TOKEN, Desk
 
 pytestmark = pytest.mark.slow
@@ -387,6 +389,18 @@ async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk,
     assert trees.identify(int((tmp_path / "pid").read_text())) is None
     assert any(host.state.glob("ledger.corrupt-*"))
     await desk.until(lambda: any("corrupt" in line["msg"] for line in desk.logs))
+    status = await desk.ask(desk.command("s", "status"))
+    assert isinstance(status, Success)
+    kept = [path.name for path in host.state.glob("ledger.corrupt-*")]
+    assert status.result["corrupt_ledgers"] == kept
+    done = subprocess.run(
+        [sys.executable, "-m", "paddock.agent", "status", "--state", str(host.state)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        check=True,
+    )
+    assert f"a ledger was corrupt and is kept as {host.state / kept[0]}" in done.stdout
 
 
 async def test_hundreds_of_tasks_leave_nothing_behind(desk: Desk, host: Host) -> None:

@@ -13,7 +13,7 @@ from paddock.agent import ledger as ledgers
 from paddock.agent.admission import Act, Answer, Asked, Refuse
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream
 from paddock.agent.ledger import Ledger, Unwritable
-from paddock.core.errors import Refused
+from paddock.core.errors import Broken, Refused
 from paddock.wire.messages import Code
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -264,3 +264,61 @@ async def test_states_are_stored_by_name(ledger: Ledger) -> None:
     started = await ledger.start(entry("a"), keeper=Keeper(pid=1, started=2))
     assert started.state is State.STARTED
     assert (await ledger.put_back(started)).state is State.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE entries SET state = 'half done'",
+        "UPDATE entries SET params = '{\"run\": '",
+        "UPDATE entries SET accepted = 'yesterday'",
+        "UPDATE numbers SET value = 'many' WHERE name = 'seq'",
+        "UPDATE entries SET outcome = '{\"code\": \"who knows\", \"result\": {}, \"streams\": {}}'",
+        "DELETE FROM words",
+    ],
+)
+async def test_sound_pages_with_rows_that_are_not_ours_are_corrupt_too(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "ledger"
+    ledger = Ledger.open(path)
+    await admit(ledger, entry("a"))
+    await ledger.close()
+    with sqlite3.connect(path) as other:
+        other.execute(statement)
+    other.close()
+    again = Ledger.open(path)
+    assert again.set_aside is not None
+    assert again.why
+    assert ledgers.set_aside(path) == [again.set_aside]
+    assert await again.unacknowledged() == []
+    assert again.seq == 0
+    await again.close()
+
+
+@pytest.mark.slow
+async def test_a_file_that_is_damaged_while_it_is_used_ends_its_agent_and_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    ledger = Ledger.open(path)
+    guard = asyncio.ensure_future(ledger.guard())
+    large = {"run": "x" * 4000}
+    await asyncio.gather(*(admit(ledger, replace(entry(f"c{n:04}", seq=n), params=large)) for n in range(1, 1000)))
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    with path.open("r+b") as file:
+        file.seek(4096 * 4)
+        file.write(b"\xff" * (path.stat().st_size - 4096 * 4))
+    refused = []
+    for number in range(1, 1000):
+        try:
+            await ledger.find(f"c{number:04}")
+        except Unwritable as exc:
+            refused.append(exc)
+    assert refused  # nothing is answered from what is left
+    with pytest.raises(Broken, match="is corrupt"):
+        await asyncio.wait_for(guard, 5)
+    await ledger.close()
+    assert len(ledgers.set_aside(path)) == 1
+    again = Ledger.open(path)
+    assert again.set_aside is None
+    assert await again.unacknowledged() == []
+    await again.close()

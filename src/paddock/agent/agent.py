@@ -156,7 +156,10 @@ class Agent:
 
     async def _live(self, ledger: Ledger, launcher: Launcher, server: Server | None) -> None:
         if ledger.set_aside is not None:
-            _log.error("the ledger was corrupt, a new one begins", extra={"kept_as": str(ledger.set_aside)})
+            kept = str(ledger.set_aside)
+            _log.error("the ledger was corrupt, a new one begins", extra={"why": ledger.why, "kept_as": kept})
+            msg = f"the ledger was corrupt and is kept as {kept}; what was under way is interrupted: {ledger.why}"
+            await self._alerts.begin(f"ledger {ledger.set_aside.name}", msg, level="error")
         async with asyncio.TaskGroup() as group:
             place = self._place(ledger, server, group)
             async with skills.opened(place, self._settings.skills) as known:
@@ -187,6 +190,7 @@ class Agent:
                 await worker.recover()
                 speaking = group.create_task(self._speak(worker, self._greeting, place, server))
                 pruning = group.create_task(self._prune(ledger))
+                guarding = group.create_task(ledger.guard())
                 looking = group.create_task(self._look_around())
                 living = group.create_task(self._live_on(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
@@ -197,6 +201,7 @@ class Agent:
                 await worker.stop(limit=timedelta() if self.life.successor else _STOP_LIMIT)
                 speaking.cancel()
                 pruning.cancel()
+                guarding.cancel()
                 looking.cancel()
                 living.cancel()
                 for duty in self._kept:

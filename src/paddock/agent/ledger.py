@@ -2,6 +2,11 @@
 
 Effects: journaled; it is the journal. A method returns when what it wrote is durable. Steps that wait together
 share one flush, each in a savepoint of its own, so that one of them failing undoes itself alone.
+
+Sync rules: write-ahead log, `synchronous = FULL`, so each commit is one fsync of the log before anybody is answered. A
+commit that fails (a full disk) is undone and raised as Unwritable: nothing of it was decided. A file that cannot be
+read whole is never repaired: it is renamed, kept for a person, and a new ledger with another name begins; the server
+sees the name in hello and takes every command that was under way for interrupted.
 """
 
 import asyncio
@@ -61,33 +66,36 @@ class Admitted:
 class Ledger:
     """Open with `Ledger.open(path)`, close with `close`. One process at a time; its caller holds the state's lock."""
 
-    def __init__(self, path: Path, *, connection: sqlite3.Connection, set_aside: Path | None) -> None:
+    def __init__(
+        self, path: Path, *, connection: sqlite3.Connection, set_aside: Path | None = None, why: str = ""
+    ) -> None:
         self.set_aside = set_aside
         """Where a corrupt predecessor was put; it is a new ledger then."""
+        self.why = why
+        """What was wrong with that."""
+        self._corruption = ""
+        self._guard: asyncio.Future[str] | None = None
         self._path = path
         self._connection = connection
         self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
-        self._numbers: dict[str, int] = {}
-        self._fences: dict[str, int] = {}
         self.id = _one(connection, "SELECT value FROM words WHERE name = 'ledger'")
-        self._mirror(connection)
+        self._numbers, self._fences = _mirror(connection)
         self._writer = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._writer.start()
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open or make it. One that is corrupt is renamed and a new one begun: nothing is guessed from its rest."""
-        set_aside = None
+        set_aside, why = None, ""
         try:
             connection = _open(path)
         except sqlite3.DatabaseError as exc:
             # OperationalError is a full disk or a missing right: the file may be sound.
             if isinstance(exc, sqlite3.OperationalError) or not path.exists():
                 raise Broken(f"{path}: {exc}") from exc
-            set_aside = _put_aside(path)
-            _log.error("ledger is corrupt, a new one begins", extra={"why": str(exc), "kept_as": str(set_aside)})
+            set_aside, why = _put_aside(path), str(exc)
             connection = _open(path)
-        return cls(path, connection=connection, set_aside=set_aside)
+        return cls(path, connection=connection, set_aside=set_aside, why=why)
 
     # What it knows, without waiting
 
@@ -274,10 +282,18 @@ class Ledger:
         )
 
     async def close(self) -> None:
-        """Finish what waits, then close. Idempotent."""
+        """Finish what waits, then close; one that has turned out to be corrupt is set aside. Idempotent."""
         if self._writer.is_alive():
             self._waiting.put(None)
             await asyncio.to_thread(self._writer.join)
+            if self._corruption:
+                _log.error("ledger is corrupt", extra={"why": self._corruption, "kept_as": str(_put_aside(self._path))})
+
+    async def guard(self) -> None:
+        """Raises Broken when the file turns out to be corrupt while it is used: nobody acts on its rest."""
+        self._guard = asyncio.get_running_loop().create_future()
+        why = self._corruption or await self._guard
+        raise Broken(f"{self._path}: is corrupt: {why}", hint="start the agent again: a new ledger begins")
 
     # The writing thread
 
@@ -315,21 +331,29 @@ class Ledger:
             db.execute("BEGIN IMMEDIATE")
             for step in group:
                 step.run(db)
+            # Before the commit: what cannot be read back is not written either.
+            mirror = _mirror(db)
             db.execute("COMMIT")
         except sqlite3.Error as exc:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
+            self._suspect(exc)
             failure = Unwritable(f"{self._path}: {exc}")
             for step in group:
                 step.fail(failure)
         else:
             # Before anybody is answered: whoever goes on sees what was written.
-            self._mirror(db)
+            self._numbers, self._fences = mirror
         _tell(group)
 
-    def _mirror(self, db: sqlite3.Connection) -> None:
-        self._numbers = dict(db.execute("SELECT name, value FROM numbers"))
-        self._fences = dict(db.execute("SELECT environment, fence FROM fences"))
+    def _suspect(self, exc: sqlite3.Error) -> None:
+        """A full or a busy disk is an OperationalError; this class itself means a file that is not what it was."""
+        if type(exc) is not sqlite3.DatabaseError or self._corruption:
+            return
+        self._corruption = str(exc)
+        if (guard := self._guard) is not None:
+            with suppress(RuntimeError):
+                guard.get_loop().call_soon_threadsafe(lambda: guard.done() or guard.set_result(self._corruption))
 
 
 class _Step(Generic[T]):
@@ -389,6 +413,7 @@ def _open(path: Path) -> sqlite3.Connection:
         said = _one(connection, "PRAGMA quick_check(1)")
         if said != "ok":
             raise sqlite3.DatabaseError(said)
+        _read_whole(connection)
         if connection.execute("SELECT 1 FROM words WHERE name = 'ledger'").fetchone() is None:
             if not fresh and connection.execute("SELECT 1 FROM entries").fetchone() is not None:
                 raise sqlite3.DatabaseError("it has lost its name")
@@ -399,8 +424,36 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _read_whole(db: sqlite3.Connection) -> None:
+    """Pages that are sound may hold rows that are not ours: what will be acted on is read before anything is."""
+    try:
+        _all(db, "state <> ?", (State.ACKNOWLEDGED,))
+        counts = [value for counted in _mirror(db) for value in counted.values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise sqlite3.DatabaseError(f"an entry cannot be read: {exc!r}") from exc
+    if not all(isinstance(count, int) for count in counts):
+        raise sqlite3.DatabaseError("a counter holds no number")
+
+
+def _mirror(db: sqlite3.Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """Counters and fences."""
+    return (
+        dict(db.execute("SELECT name, value FROM numbers")),
+        dict(db.execute("SELECT environment, fence FROM fences")),
+    )
+
+
+_ASIDE = "corrupt"
+
+
+def set_aside(path: Path) -> list[Path]:
+    """Corrupt ledgers that were kept beside this one, oldest first."""
+    found = path.parent.glob(f"{path.name}.{_ASIDE}-*")
+    return sorted(one for one in found if not one.name.endswith(("-wal", "-shm")))
+
+
 def _put_aside(path: Path) -> Path:
-    target = path.with_name(f"{path.name}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
+    target = path.with_name(f"{path.name}.{_ASIDE}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
     path.rename(target)
     for suffix in ("-wal", "-shm"):
         with suppress(FileNotFoundError):

@@ -37,7 +37,7 @@ def _status(chosen: argparse.Namespace) -> None:
 
 
 def _told(state: Path) -> dict[str, Any]:
-    from paddock.agent import durable, identity, shutout, standing
+    from paddock.agent import durable, identity, ledger, shutout, standing
 
     try:
         found = identity.signed_in(state)
@@ -56,6 +56,7 @@ def _told(state: Path) -> dict[str, Any]:
         "trouble": stands.trouble or None,
         "trouble_at": stands.trouble_at or None,
         "tasks": _tasks(state / "ledger"),
+        "corrupt_ledgers": [str(one) for one in ledger.set_aside(state / "ledger")],
     }
 
 
@@ -83,5 +84,7 @@ def _print(told: dict[str, Any]) -> None:
         say(f"  shut out, a copy of another machine: {clean(str(told['shut_out']))}")
     if told["trouble"]:
         say(f"  last trouble at {told['trouble_at']}: {clean(told['trouble'])}")
+    for one in told["corrupt_ledgers"]:
+        say(f"  a ledger was corrupt and is kept as {clean(one)}")
     if told["tasks"]:
         say(f"  {told['tasks']} tasks under way")

@@ -10,7 +10,7 @@ METHODS = (
         toward=Toward.AGENT,
         effect=Effect.READ,
         role=Role.PERSON,
-        result="{uptime, version, boot_id, tasks, load, disk}",
+        result="{uptime, version, boot_id, tasks, load, disk, corrupt_ledgers[]}: ledgers that were set aside, by name",
     ),
     Method(
         name="agent.upgrade",

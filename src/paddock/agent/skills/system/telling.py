@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddock import __version__
+from paddock.agent.ledger import set_aside
 from paddock.agent.skills.skill import Call, Deed, Place, Read
 from paddock.hands.keeper import boot_id
 from paddock.wire.framing import JSON
@@ -56,6 +57,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
             "tasks": place.running(),
             "load": list(os.getloadavg()),
             "disk": _disk(place.work),
+            "corrupt_ledgers": [one.name for one in set_aside(place.state / "ledger")],
         }
 
     async def tell_facts(call: Call) -> Mapping[str, JSON]:
