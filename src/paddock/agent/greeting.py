@@ -75,8 +75,9 @@ class Greeting:
         shown = known
         if known.new_token and not self._tries_old_token:
             shown = replace(known, token=known.new_token, new_token="")
+        hello = self._hello(shown, worker, place)
         try:
-            await conversation.hello(self._hello(shown, worker, place))
+            await conversation.hello(hello)
         except Unwelcome as exc:
             if exc.code is Code.REFUSED:
                 # It comes back by itself when its server's store is restored, so it goes on asking; a person is told.
@@ -95,13 +96,14 @@ class Greeting:
             faults.at("token.accepted")
             # The token that has said hello is the only one from now on.
             await asyncio.to_thread(identity.save, self._settings.state, self.accepted)
-        await self._tell_more(facts(place), place)
+        await self._tell_more(hello.facts, place)
         await self._keep_young(conversation, self.accepted)
 
     async def _tell_more(self, told: Facts, place: Place) -> None:
         """Facts are said in hello alone: what the cloud says a moment later is worth another one."""
         await self._surroundings.asked.wait()
-        if not self._settings.line and facts(place) != told:
+        now = facts(place)
+        if not self._settings.line and (now.cloud, now.instance) != (told.cloud, told.instance):
             raise Again("the cloud is known now")
 
     def hello(self, worker: Worker, place: Place) -> Hello | None:
@@ -115,7 +117,7 @@ class Greeting:
             software=SOFTWARE,
             boot_id=self._boot_id,
             ledger=self._ledger.id,
-            skills=self._settings.skills,
+            skills=worker.skills,
             methods=worker.methods(),
             facts=facts(place),
             fences=self._ledger.fences,
