@@ -393,7 +393,8 @@ async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk,
     assert isinstance(status, Success)
     kept = [path.name for path in host.state.glob("ledger.corrupt-*")]
     assert status.result["corrupt_ledgers"] == kept
-    done = subprocess.run(
+    done = await asyncio.to_thread(
+        subprocess.run,
         [sys.executable, "-m", "paddock.agent", "status", "--state", str(host.state)],
         capture_output=True,
         text=True,

@@ -352,8 +352,8 @@ class Ledger:
             return
         self._corruption = str(exc)
         if (guard := self._guard) is not None:
-            with suppress(RuntimeError):
-                guard.get_loop().call_soon_threadsafe(lambda: guard.done() or guard.set_result(self._corruption))
+            with suppress(RuntimeError):  # the loop is closed
+                guard.get_loop().call_soon_threadsafe(_answer, guard, self._corruption)
 
 
 class _Step(Generic[T]):
@@ -388,6 +388,11 @@ class _Step(Generic[T]):
             self.answer.set_exception(self._failure)
         else:
             self.answer.set_result(self._value)  # type: ignore[arg-type]
+
+
+def _answer(waiting: "asyncio.Future[str]", what: str) -> None:
+    if not waiting.done():
+        waiting.set_result(what)
 
 
 def _tell(group: Sequence[_Step[Any]]) -> None:
