@@ -92,6 +92,8 @@ class Worker:
         self._place = place
         self._deeds = skills.deeds
         self._rows = skills.rows
+        self.skills = skills.names
+        """What it can do, by name: what was left out is not among them."""
         self._group = group
         self._tell = tell
         self._moment = moment

@@ -131,7 +131,8 @@ async def opened(place: Place, names: Iterable[str]) -> AsyncIterator[Skills]:
                 except BaseException as exc:  # whatever a stranger's module does
                     await _leave_out(place, name, exc)
                     continue
-                deeds, table = deeds | found, table | own
+                deeds |= found
+                table |= own
                 if place.alerts is not None:
                     await place.alerts.end(f"skill {name}")
             there.append(name)
