@@ -12,8 +12,10 @@ from paddock.core.run import Verdict
 from paddock.engine import noting
 from paddock.engine.commanding import LAST_WORDS, Commanding
 from paddock.engine.means import order
+from paddock.engine.ordering import Wish
 from paddock.testing import settle
 from paddock.wire.hello import LOG_STREAM, Enrol, Facts, Output, Status, TaskReport, TaskState
+from paddock.wire.messages import Code
 from tests.engine.fake_agent import FakeAgent, Reply
 from tests.engine.scene import HOUR, ROOT, Scene
 
@@ -347,6 +349,50 @@ async def test_a_hello_with_a_new_ledger_interrupts_what_was_sent(busy: Scene) -
     await agent.say_hello()
     ended = busy.command(command.id)
     assert (ended.state, ended.code) == (State.FAILED, "interrupted")
+
+
+@pytest.mark.parametrize("minutes", [0, 30])
+async def test_a_reboot_is_complete_with_the_next_boot_whatever_the_ledger_says(scene: Scene, minutes: int) -> None:
+    scene.host.on("system.reboot", Reply(is_running=True))
+    wish = Wish(id="boot-1", method="system.reboot", params={"limit": 1200})
+    await scene.people.order("local", wish, identity=ROOT)
+    await scene.settle()
+    await scene.host.leave()
+    await scene.host.say_hello()
+    assert scene.command("boot-1").state is State.RUNNING, "the agent was away, its machine was not"
+    await scene.host.leave()
+    await scene.later(minutes=minutes)
+    scene.host.boot_id, scene.host.ledger = "boot-2", "another"
+    await scene.host.say_hello(tasks=[TaskReport(task_id="boot-1", state=TaskState.ERROR)])
+    over = scene.command("boot-1")
+    ended = (over.state, over.code, over.result)
+    assert ended == ((State.FAILED, "timed_out", {}) if minutes else (State.COMPLETE, "", {"booted": True}))
+    late = Status(task_id="boot-1", state=TaskState.ERROR, code=Code.INTERRUPTED, msg="who knows")
+    await scene.desk.told(scene.host.id, late)
+    assert scene.command("boot-1") == over
+    assert scene.host.received.count(scene.host.received[-1]) == 1, "and is not sent again"
+
+
+async def test_a_reboot_that_was_not_sent_is_not_complete_by_a_boot_before_it(scene: Scene) -> None:
+    await scene.host.leave()
+    await scene.people.order("local", Wish(id="boot-1", method="system.reboot", params={}), identity=ROOT)
+    scene.host.on("system.reboot", Reply(is_running=True))
+    scene.host.boot_id = "boot-2"
+    await scene.host.say_hello()
+    assert scene.command("boot-1").state is State.RUNNING
+
+
+async def test_a_new_enrolment_interrupts_what_the_agent_before_was_asked(scene: Scene) -> None:
+    scene.host.on("script.run", Reply(is_running=True))
+    before = scene.host
+    await scene.people.order("local", Wish(id="c1", method="script.run", params={"run": "x"}), identity=ROOT)
+    await scene.settle()
+    agent = await scene.enrol()
+    await agent.say_hello()
+    assert (scene.command("c1").state, scene.command("c1").code) == (State.FAILED, "interrupted")
+    assert agent.received == []
+    with pytest.raises(Refused):
+        await before.say_hello()
 
 
 async def test_a_hello_with_the_same_ledger_gets_what_has_no_answer_again_under_the_same_id_and_seq(

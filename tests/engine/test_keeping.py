@@ -5,8 +5,10 @@ from datetime import timedelta
 
 from paddock.core.configuration import Keep, Server
 from paddock.core.event import Heard
+from paddock.engine.ordering import Wish
+from paddock.wire.hello import Alert
 from tests.engine.fake_agent import Reply
-from tests.engine.scene import ANNA, SLOT, Scene
+from tests.engine.scene import ANNA, ROOT, SLOT, Scene
 
 NOUNS = ("events", "rounds", "runs", "results", "reports", "leases", "commands", "environments", "agents")
 
@@ -126,3 +128,57 @@ async def test_history_is_forgotten_with_the_longest_of_the_times(scene: Scene) 
     assert len(scene.states("hosts", "local")) == before
     await scene.jump(days=2)
     assert scene.states("hosts", "local") == []
+
+
+async def test_what_people_ordered_is_forgotten_with_its_output(scene: Scene) -> None:
+    keep(scene, runs=30, events=90)
+    for id in ("old", "young"):
+        await scene.people.order("local", Wish(id=id, method="script.run", params={"run": "x"}), identity=ROOT)
+        await scene.settle()
+        await scene.jump(days=12)
+    place = f"agents/{scene.host.id}/commands"
+    assert {name.split("/")[3] for name in await scene.archive.list(place)} == {"old", "young"}
+    await scene.jump(days=7)
+    assert [one.id for one in scene.commands(by="root")] == ["young"]
+    assert {name.split("/")[3] for name in await scene.archive.list(place)} == {"young"}
+
+
+async def test_what_somebody_ordered_and_nobody_ended_stays(scene: Scene) -> None:
+    keep(scene, runs=1, events=1)
+    scene.host.on("script.run", Reply(is_running=True))
+    await scene.people.order("local", Wish(id="long", method="script.run", params={"run": "x"}), identity=ROOT)
+    await scene.settle()
+    await scene.jump(days=20)
+    assert scene.command("long").state == "running"
+
+
+async def test_what_was_ordered_of_an_owner_before_is_ended(scene: Scene) -> None:
+    lease = await scene.acquire("pair")
+    scene.machine("one").is_away = True
+    await scene.people.order("pair-1.one", Wish(id="c1", method="status", params={}), identity=ROOT)
+    row = scene.environment("pair-1")
+    await scene.write(lambda tables: tables.environments.swap(row, replace(row, fence=row.fence + 1)))
+    await scene.later(minutes=11)
+    assert (scene.command("c1").state, scene.command("c1").code) == ("failed", "stale"), lease
+
+
+async def test_of_alerts_only_those_that_are_over_are_forgotten(scene: Scene) -> None:
+    keep(scene, runs=30, events=90)
+    for name in ("over", "open"):
+        await scene.desk.alerted(scene.host.id, Alert(name=name, message="x"))
+    await scene.desk.alerted(scene.host.id, Alert(name="over", message="x", is_over=True))
+    await scene.jump(days=31)
+    assert scene.look(lambda tables: [one.name for one in tables.alerts.where()]) == ["open"]
+
+
+async def test_with_an_environment_goes_what_its_machines_said(scene: Scene) -> None:
+    keep(scene, runs=30, events=90)
+    await scene.acquire("pair")
+    await scene.desk.logged("pair-1.one", [{"level": "info", "msg": "hello"}])
+    await scene.people.quarantine("pair-1", reason="look", identity=ROOT)
+    await scene.people.clean("pair-1", identity=ROOT)
+    await scene.settle()
+    assert await scene.archive.list("agents/pair-1.one")
+    await scene.jump(days=31)
+    assert scene.look(lambda tables: tables.agents.find("pair-1.one")) is None
+    assert await scene.archive.list("agents/pair-1.one") == {}

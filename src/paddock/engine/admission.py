@@ -5,7 +5,7 @@ Effects: idempotent (each function is part of one transaction)
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from paddock.core import access
 from paddock.core import command as commands
@@ -183,13 +183,24 @@ def _rotated(agent: Agent, hello: Hello) -> Agent:
 
 
 def _ended_by_boot(tables: Tables, command: Command, *, now: datetime) -> bool:
-    """A command whose end is a new boot is complete with it, whatever the ledger says."""
+    """A command whose end is a new boot is complete with it, whatever the ledger says, if it came within its limit."""
     method = methods.METHODS.get(command.method)
     if method is None or not method.ends_boot or command.state is commands.State.QUEUED:
         return False
+    if _is_too_late(command, now=now):
+        fail(tables, command, "timed_out", "its limit was over before the machine was back", now=now)
+        return True
     state = commands.LIFECYCLE.step(command.state, commands.Signal.COMPLETE)
     tables.commands.swap(command, replace(command, state=state, result={"booted": True}, ended=now))
     return True
+
+
+def _is_too_late(command: Command, *, now: datetime) -> bool:
+    limit = command.params.get("limit")
+    since = command.started or command.sent
+    if since is None or not isinstance(limit, int | float) or isinstance(limit, bool):
+        return False
+    return now - since > timedelta(seconds=limit)
 
 
 def _raise_fences(tables: Tables, agent: Agent, hello: Hello, *, now: datetime) -> None:

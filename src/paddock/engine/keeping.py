@@ -6,14 +6,18 @@ Effects: idempotent (files first, rows after: a run without files is forgotten a
 from datetime import datetime, timedelta
 from functools import partial
 
+from paddock.core import alert as alerts
 from paddock.core import command as commands
 from paddock.core import environment as environments
 from paddock.core import event as events
 from paddock.core import lease as leases
 from paddock.core import round as rounds
+from paddock.core.command import Command
 from paddock.core.configuration import Keep
+from paddock.core.environment import Environment
 from paddock.core.round import Round
-from paddock.engine.means import Means
+from paddock.engine.admission import is_live
+from paddock.engine.means import Means, fail
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
@@ -43,6 +47,8 @@ class Keeping:
                 await self._means.archive.remove(archive)
             faults.at("keeping.removed")
             await self._means.store.write(partial(forget_round, round=round))
+        for archive in await self._means.store.read(lambda tables: old_archives(tables, before=now - keep.runs)):
+            await self._means.archive.remove(archive)
         is_full = await self._means.store.write(lambda tables: forget_old(tables, keep, now=now))
         return now + (AGAIN if is_full or len(found) == BATCH else PASS)
 
@@ -56,6 +62,13 @@ def old_rounds(tables: Tables, *, before: datetime) -> list[tuple[Round, list[st
             continue
         found.append((round, [run.archive for run in mine]))
     return found
+
+
+def old_archives(tables: Tables, *, before: datetime) -> list[str]:
+    """Where the output of old commands that people ordered lies, and all of agents that are to be forgotten."""
+    ordered = [command.archive for command in _old_commands(tables, before=before) if command.by]
+    gone = [machine.agent for one in _old_environments(tables, before=before) for machine in one.machines]
+    return [*ordered, *(f"agents/{agent}" for agent in gone)]
 
 
 def forget_round(tables: Tables, round: Round) -> None:
@@ -77,10 +90,12 @@ def forget_old(tables: Tables, keep: Keep, *, now: datetime) -> bool:
     Whether there is more of something than one pass takes.
     """
     before = now - keep.runs
+    outdate_orders(tables, now=now)
     most = max(
         forget_events(tables, before=now - keep.events),
         forget_leases(tables, before=before),
         forget_commands(tables, before=before),
+        forget_alerts(tables, before=before),
         forget_environments(tables, before=before),
     )
     tables.history.prune(now - max(keep.events, keep.runs))
@@ -120,19 +135,43 @@ def forget_leases(tables: Tables, *, before: datetime) -> int:
     return len(old)
 
 
-def forget_commands(tables: Tables, *, before: datetime) -> int:
-    """Ended commands about environments; those of runs go with their rounds."""
+def _old_commands(tables: Tables, *, before: datetime) -> list[Command]:
     found = tables.commands.where(run="", state=sorted(commands.LIFECYCLE.final), limit=BATCH)
-    old = [command for command in found if command.ended is not None and command.ended < before]
+    return [command for command in found if command.ended is not None and command.ended < before]
+
+
+def forget_commands(tables: Tables, *, before: datetime) -> int:
+    """Ended commands of upkeep and of people; those of runs go with their rounds."""
+    old = _old_commands(tables, before=before)
     for command in old:
         tables.commands.remove(command.id)
     return len(old)
 
 
+def outdate_orders(tables: Tables, *, now: datetime) -> None:
+    """What somebody ordered under a fence that is over, and that nobody ended with it: no answer to it is taken."""
+    for command in tables.commands.where(run="", state=sorted(commands.OPEN), limit=10 * BATCH):
+        if command.by and not is_live(tables, command):
+            fail(tables, command, "stale", f"fence {command.fence} of {command.environment} is over", now=now)
+
+
+def forget_alerts(tables: Tables, *, before: datetime) -> int:
+    """Alerts that are over; one that is open stays, however long nobody looks."""
+    found = tables.alerts.where(state=alerts.State.OVER, limit=BATCH)
+    old = [alert for alert in found if alert.ended is not None and alert.ended < before]
+    for alert in old:
+        tables.alerts.remove(alert.id)
+    return len(old)
+
+
+def _old_environments(tables: Tables, *, before: datetime) -> list[Environment]:
+    found = tables.environments.where(state=environments.State.GONE, limit=BATCH)
+    return [environment for environment in found if environment.since < before]
+
+
 def forget_environments(tables: Tables, *, before: datetime) -> int:
     """Environments that are gone, with the agents of their machines."""
-    found = tables.environments.where(state=environments.State.GONE, limit=BATCH)
-    old = [environment for environment in found if environment.since < before]
+    old = _old_environments(tables, before=before)
     for environment in old:
         for machine in environment.machines:
             tables.agents.remove(machine.agent)
