@@ -160,6 +160,28 @@ async def test_a_playbook_that_is_being_fetched_can_be_cancelled(desk: Desk, hos
         assert (await desk.final("c1", limit=10)).code is Code.CANCELLED
 
 
+@ansible
+@pytest.mark.slow
+async def test_an_agent_that_is_killed_meanwhile_tells_what_became_of_it(
+    desk: Desk, host: Host, tmp_path: Path
+) -> None:
+    waiting = """
+    - ansible.builtin.command: touch {{ place }}
+    - ansible.builtin.wait_for: {path: "{{ place }}.go", sleep: 1, timeout: 60}
+"""
+    content = f"- hosts: all\n  gather_facts: false\n  tasks:{waiting}"
+    host.start(PATH=programs.path())
+    params = {"tool": "ansible", "content": content, "variables": {"place": str(tmp_path / "made")}}
+    await desk.ask(desk.command("c1", "config.apply", **params))
+    await desk.until((tmp_path / "made").exists)
+    host.kill()
+    (tmp_path / "made.go").touch()
+    host.start(PATH=programs.path())
+    status = await desk.final("c1", limit=60)
+    assert (status.state, (status.result or {})["state"]) == ("complete", "changed")
+    assert (await desk.whole("c1")).count(b"PLAY RECAP") == 1
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 

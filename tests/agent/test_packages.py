@@ -270,6 +270,23 @@ async def test_an_agent_installs_packages_and_sends_what_apt_prints(desk: Desk, 
     )
 
 
+@as_root
+@pytest.mark.slow
+async def test_an_agent_that_is_killed_while_apt_is_at_it_tells_what_changed_when_it_is_back(
+    desk: Desk, host: Host, debian: Debian
+) -> None:
+    host.start()
+    with debian.locked("var/lib/dpkg/lock-frontend"):
+        await desk.ask(desk.command("c1", "package.install", root=str(debian.root), names=["two"], refresh=True))
+        await desk.until(lambda: b"others hold its lock" in desk.streams["c1", "out"])
+        host.kill()
+    host.start()
+    status = await desk.final("c1")
+    changed: Any = (status.result or {})["changed"]
+    assert [row["name"] for row in changed] == ["one", "two"]
+    assert (await desk.whole("c1")).count(b"Setting up two (1.0)") == 1
+
+
 # ---- dnf and zypper --------------------------------------------------------------------------------------------------
 
 

@@ -271,6 +271,21 @@ async def test_an_agent_finds_the_skill_by_its_entry_point_and_runs_a_container(
     assert refused.msg.startswith("params.image")
 
 
+async def test_an_agent_says_how_far_an_image_is(desk: Desk, host: Host, docker: Docker, tmp_path: Path) -> None:
+    host.start(DOCKER_HOST=docker.daemon.host)
+    params = {"path": str(docker.busybox), "image": "busybox:2", "changes": ["ENV A=2"]}
+    await desk.ask(desk.command("c1", "docker.import", **params))
+    assert (await desk.final("c1")).state == "complete"
+    with Registry(docker.busybox).serve() as registry:
+        await desk.ask(desk.command("c2", "docker.pull", image=f"{registry.address}/tools/busybox"))
+        assert (await desk.final("c2")).state == "complete"
+        assert b"Pulling from tools/busybox" in await desk.whole("c2")
+        await docker.told("remove_image", image=f"{registry.address}/tools/busybox", force=True)
+    for task in ("c1", "c2"):
+        percents = [status.percent for status in desk.statuses if status.task_id == task and status.percent is not None]
+        assert (percents, percents[-1]) == (sorted(percents), 100)
+
+
 async def test_logs_go_on_after_the_agent_was_killed_and_nothing_is_sent_twice(
     desk: Desk, host: Host, docker: Docker
 ) -> None:

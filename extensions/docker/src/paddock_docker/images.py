@@ -24,6 +24,14 @@ from paddock_docker.http import Response
 LABEL = "org.paddock.imported"
 """Says of an image which tar with which changes it was made of."""
 _PIECE = 256 << 10
+_STATES = {
+    "Pulling fs layer": 0.0,
+    "Waiting": 0.0,
+    "Verifying Checksum": 0.5,
+    "Download complete": 0.5,
+    "Pull complete": 1.0,
+    "Already exists": 1.0,
+}
 _SILENCE = timedelta(minutes=5)
 _LARGEST_LINE = 1 << 20
 
@@ -36,21 +44,22 @@ class _Told:
         self._call = call
         self._path = call.directory / "output"
         self._file: BinaryIO = self._path.open("wb", buffering=0)
-        self._layers: dict[str, tuple[int, int]] = {}
+        self._layers: dict[str, float] = {}
         self._states: dict[str, str] = {}
-        self.last = ""
+        self._percent = 0.0
 
     def hear(self, told: Mapping[str, JSON]) -> None:
         """One object of the Engine's. Raises what it complains of: its status was good before it had begun."""
         if "error" in told:
             raise Broken(f"Docker Engine: {str(told['error'])[:2000]}")
         layer, state = str(told.get("id", "")), str(told.get("status", ""))
-        self.last = state
-        progress = obj(told.get("progressDetail"))
-        current, total = progress.get("current"), progress.get("total")
-        if isinstance(current, int) and isinstance(total, int) and total > 0:
-            self._layers[f"{layer} {state}"] = (current, total)
-            self._call.progress(self._percent(), None)
+        if (share := _share(state, obj(told.get("progressDetail")))) is not None:
+            self._layers[layer] = share
+            percent = round(100 * sum(self._layers.values()) / len(self._layers), 1)
+            # A layer that is heard of late makes the whole larger; what was told is not taken back.
+            if percent > self._percent:
+                self._percent = percent
+                self._call.progress(percent, None)
         if state and self._states.get(layer) != state:
             self._states[layer] = state
             self.say(f"{layer}: {state}" if layer else state)
@@ -59,16 +68,21 @@ class _Told:
         self._file.write(f"{line}\n".encode())
         self._call.grew()
 
-    def _percent(self) -> float:
-        done = sum(current for current, _ in self._layers.values())
-        return round(min(100.0, 100 * done / max(1, sum(total for _, total in self._layers.values()))), 1)
-
     def end(self, **result: JSON) -> Outcome:
         length = os.fstat(self._file.fileno()).st_size
         return Outcome(result=result, streams={LOG_STREAM: Stream(path=str(self._path), length=length)})
 
     def close(self) -> None:
         self._file.close()
+
+
+def _share(state: str, progress: Mapping[str, JSON]) -> float | None:
+    """How much of a layer is done: half when its bytes are here, all when its files are. None says nothing of it."""
+    if (share := _STATES.get(state)) is not None:
+        return share
+    current, total = progress.get("current"), progress.get("total")
+    part = current / total if isinstance(current, int) and isinstance(total, int) and 0 <= current <= total > 0 else 0
+    return {"Downloading": part / 2, "Extracting": 0.5 + part / 2}.get(state)
 
 
 async def pull(call: Call) -> Outcome:
