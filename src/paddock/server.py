@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -21,6 +22,7 @@ from paddock.adapters.forges.replay import ReplayForge
 from paddock.adapters.links.hub import Hub
 from paddock.adapters.links.sockets import Frames, Requests, bound
 from paddock.adapters.stores.sql import SqlStore, open_store
+from paddock.agent import bundling
 from paddock.client import finding
 from paddock.core import access
 from paddock.core.access import Role, Token
@@ -42,9 +44,12 @@ from paddock.engine.planning import Planning
 from paddock.engine.receiving import Receiving
 from paddock.engine.reporting import Reporting
 from paddock.engine.running import Running
+from paddock.hands import pins
+from paddock.hands.pins import Pins
 from paddock.ports import Chance, Clock, Forge, Tables
 from paddock.settings import load
 from paddock.web.app import create_app
+from paddock.web.kit import Kit
 from paddock.web.live import Tail
 
 log = logging.getLogger(__name__)
@@ -109,6 +114,7 @@ class Server:
             Operating(self._means, leasing),
             lambda: self._configuration,
             self._clock,
+            Kit(self._state / "agent", bundling.archive, _pins(configuration.server)),
             tail=tail,
             agents=self._hub,
             ailing=self.ailing,
@@ -365,7 +371,7 @@ def _settle(configuration: Configuration, sock: socket.socket) -> Configuration:
     return replace(configuration, server=server)
 
 
-_OURS = ("archive", "operator.", "paddock.sqlite")
+_OURS = ("agent", "archive", "operator.", "paddock.sqlite")
 """How the names in a state directory begin; a directory of other things may be somebody's home, or /tmp."""
 
 
@@ -406,6 +412,15 @@ def _nearest(server: ServerSettings) -> str:
         return server.public_url
     address = server.listen.replace("0.0.0.0:", "127.0.0.1:").replace("[::]:", "[::1]:")
     return f"http://{address}"
+
+
+def _pins(server: ServerSettings) -> Pins | None:
+    """What our certificate is known by, if it has to be: those that this machine trusts for our name need no pin."""
+    if not server.certificate:
+        return None
+    certificate, key = Path(server.certificate), Path(server.certificate_key)
+    name = urlsplit(server.public_url).hostname or ""
+    return None if pins.is_trusted(certificate, key, name) else pins.pins(certificate)
 
 
 def _scheme(server: ServerSettings) -> str:

@@ -251,7 +251,7 @@ async def test_it_installs_itself_where_it_is_configured(desk: Desk, bundle: Pat
         assert expected in done.stdout
     assert same(base / "bin/paddock-agent.pyz", bundle)
     unit = (base / "etc/paddock-agent.service").read_text()
-    assert f"ExecStart={sys.executable} {base}/bin/paddock-agent.pyz run --config {base}/etc/agent.conf" in unit
+    assert f"ExecStart={sys.executable} -I {base}/bin/paddock-agent.pyz run --config {base}/etc/agent.conf" in unit
     # It finds its configuration by where it lies.
     installed = [*BARE, str(base / "bin/paddock-agent.pyz")]
     child = await asyncio.create_subprocess_exec(*installed, "run", stderr=asyncio.subprocess.PIPE)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -179,9 +180,13 @@ def test_a_host_is_drained_and_resumed(house: House) -> None:
 
 def test_a_host_is_added_by_a_code_and_one_line(house: House) -> None:
     told = house("host", "add", "local", "--json").objects[0]
-    assert told["command"].endswith(f"--code {told['code']}")
-    assert "/agent --state " in told["command"]
-    assert "paddock agent run --server ws://127.0.0.1:" in house("host", "add", "local").out
+    assert re.fullmatch(rf"curl -fsS http://127.0.0.1:\d+/enrol \| sh -s -- {told['code']}", told["command"])
+    assert told["by_hand"].endswith(f"--code {told['code']}")
+    assert "/agent --state " in told["by_hand"]
+    said = house("host", "add", "local").out
+    assert "/enrol | sh -s -- " in said
+    assert "paddock agent run --server ws://127.0.0.1:" in said
+    assert "It speaks in clear, which reaches this machine alone" in said
 
 
 def test_a_token_is_made_used_and_revoked(house: House, tmp_path: Path) -> None:

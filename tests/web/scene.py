@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from paddock.core import access, agent, alert, command, environment, event, host, lease, report
 from paddock.core import round as rounds
@@ -35,6 +36,7 @@ from paddock.ports import Clock, Tables
 from paddock.testing import FakeChance, FakeClock, FakeLinks, MemoryArchive, MemoryStore
 from paddock.web.app import create_app
 from paddock.web.door import Door
+from paddock.web.kit import Kit
 from paddock.web.live import Tail
 from paddock.wire import methods
 
@@ -751,6 +753,7 @@ async def make(
         actions,
         means.configuration,
         clock,
+        Kit(Path("/nonexistent"), lambda: b"the agent"),
         tail=tail,
         ailing=lambda: ailing or {},
         draining=lambda: leasing.is_draining,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 ARCHIVE = "paddock-agent.pyz"
 STANDALONE = "paddock-agent"
+PROGRAM = "PADDOCK_AGENT_PROGRAM"
+"""Variable with the file that was started, where that unpacked what runs now."""
 
 
 def program() -> tuple[str, bytes] | None:

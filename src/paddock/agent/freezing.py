@@ -16,16 +16,18 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 from paddock.agent import bundling
+from paddock.agent.bundled import PROGRAM
 from paddock.core.errors import Broken, Missing
 
 _LIMIT = 600.0
 _NAME = "paddock-agent"
 # Whatever belongs to machines with a screen, to other programs, or to the making of programs.
-_LEFT_OUT = ("tkinter", "unittest", "pydoc", "pdb", "doctest", "lib2to3", "ensurepip", "setuptools", "pip")
+_LEFT_OUT = ("tkinter", "unittest", "pydoc", "pdb", "doctest", "lib2to3", "ensurepip", "readline")
 
 _HEAD = r"""#!/bin/sh
 # Paddock's agent with its own Python. It unpacks itself once, into a directory that nobody else may write, and runs.
@@ -55,11 +57,12 @@ unpack() {
 
 own=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/paddock-agent
 for place in "${PADDOCK_AGENT_CACHE:-$base/cache}" "${PADDOCK_AGENT_CACHE:-$own}"; do
-    if [ "$place" != "$base/cache" ]; then mkdir -p -m 700 -- "$place" 2>/dev/null || true; fi
+    if [ "$place" != "$base/cache" ]; then (umask 077 && mkdir -p -- "$place") 2>/dev/null || true; fi
     is_ours "$place" || continue
     is_ours "$place/$name" || unpack "$place" || continue
     is_ours "$place/$name" || continue
     export @PROGRAM@="$self"
+    # shellcheck disable=SC2093  # what follows is for those places that will not do
     exec "$place/$name/@NAME@" "$@"
 done
 echo "paddock: agent: no directory of its own to unpack into" >&2
@@ -95,7 +98,7 @@ def _freeze(place: Path, sources: Path) -> None:
         words += ["--hidden-import", module]
     for notes in sorted(sources.glob("*.dist-info")):
         words += ["--add-data", f"{notes}:{notes.name}"]
-    for module in _LEFT_OUT:
+    for module in [*_LEFT_OUT, *_strangers(sources)]:
         words += ["--exclude-module", module]
     try:
         subprocess.run(
@@ -123,6 +126,12 @@ def _modules(sources: Path) -> Iterator[str]:
     yield from ("yaml", "websockets.asyncio.client", "python_socks.async_.asyncio", "logging.handlers")
 
 
+def _strangers(sources: Path) -> list[str]:
+    """Whatever else is installed here and is imported by somebody if it happens to be there."""
+    ours = {path.stem for path in sources.iterdir()}
+    return sorted(name for name in packages_distributions() if name.isidentifier() and name not in ours)
+
+
 def _packed(directory: Path) -> bytes:
     made = io.BytesIO()
     with (
@@ -142,8 +151,6 @@ def _anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def _head(digest: str) -> bytes:
-    from paddock.agent.frozen import PROGRAM
-
     text = _HEAD.replace("@DIGEST@", digest).replace("@NAME@", _NAME).replace("@PROGRAM@", PROGRAM)
     # The place of the payload stands in the text whose length it depends on; six digits are more than enough.
     length = len(text.encode()) - len("@START@") + 6

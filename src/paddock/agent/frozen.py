@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-PROGRAM = "PADDOCK_AGENT_PROGRAM"
-"""Variable with the file that was started, which unpacked what runs now."""
+from paddock.agent.bundled import PROGRAM
+
 _FLAGS = frozenset({"-I", "-S", "-E", "-s", "-u"})
 _AUTHORITIES = (
     "/etc/ssl/certs/ca-certificates.crt",

@@ -80,7 +80,7 @@ class Wanted:
         program = str(self.conf.base / "bin" / self.program[0])
         # Of an image only the usual place of its Python is known.
         python = sys.executable if self.root == Path("/") else "/usr/bin/python3"
-        return [*([python] if program.endswith(".pyz") else []), program, "run", "--config", config]
+        return [*([python, "-I"] if program.endswith(".pyz") else []), program, "run", "--config", config]
 
 
 def plan(wanted: Wanted) -> Iterator[Thing]:

@@ -84,12 +84,39 @@ def add(client: "Client", name: str, ttl: float, as_json: bool) -> None:
     from paddock.client import calls
 
     made = client.send(calls.enrol(name, ttl=ttl))
-    command = joining(client.place.url, made.code)
+    by_hand = joining(client.place.url, made.code)
+    command = made.command or by_hand
     if as_json:
-        return painting.tell({"host": made.host, "code": made.code, "ttl": made.ttl, "command": command})
-    painting.print_line(f"On the machine that is to be {made.host}, within {_spell(made.ttl)}, once:")
+        told = {"host": made.host, "code": made.code, "ttl": made.ttl, "command": command, "by_hand": by_hand}
+        return painting.tell(told)
+    painting.print_line(f"On the machine that is to be {made.host}, within {_spell(made.ttl)}, once, as root:")
     painting.print_line("")
     painting.print_line(f"  {command}")
+    if command == by_hand:
+        return
+    painting.print_line("")
+    painting.print_line("That installs the agent as a service. Where Paddock is installed, for a try:")
+    painting.print_line("")
+    painting.print_line(f"  {by_hand}")
+    note = _clear(command)
+    if note:
+        painting.print_line("")
+        painting.print_line(note)
+
+
+def _clear(command: str) -> str:
+    """What is to be known of a line that fetches a program without TLS."""
+    from urllib.parse import urlsplit
+
+    from paddock.hands.link import is_loopback
+
+    place = next(word for word in command.split() if word.startswith("http"))
+    parts = urlsplit(place)
+    if parts.scheme == "https":
+        return ""
+    if is_loopback(parts.hostname or ""):
+        return "It speaks in clear, which reaches this machine alone: other machines need server: tls: or a public-url."
+    return "It speaks in clear: whoever is on the way can read the code, and change what is installed."
 
 
 def joining(url: str, code: str) -> str:

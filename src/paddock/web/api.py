@@ -15,6 +15,7 @@ from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffere
 from paddock.engine import noting
 from paddock.engine.ordering import agent_of
 from paddock.web import telling
+from paddock.web.kit import one_liner
 from paddock.web.logs import Stream
 from paddock.web.reading import need, streams_of, whole_change, whole_round, whole_run
 from paddock.web.roles import API
@@ -450,7 +451,8 @@ class Api:
         ttl = seconds(wanted.ttl)
         host = _line(wanted.host)
         code = await self._site.actions.enrolment(host=host, ttl=ttl, identity=identity_of(request))
-        return shapes.MadeEnrolment(host=host, code=code, ttl=ttl.total_seconds())
+        command = one_liner(self._site.public_url, self._site.kit.pins, code)
+        return shapes.MadeEnrolment(host=host, code=code, ttl=ttl.total_seconds(), command=command)
 
     async def drain(self, request: Request) -> shapes.Drain:
         """Start no new run from now on; what is still under way."""

@@ -23,7 +23,9 @@ from paddock.web.api import Api, BadInput
 from paddock.web.buttons import Buttons
 from paddock.web.description import described
 from paddock.web.door import Door
+from paddock.web.enrolling import Enrolling
 from paddock.web.figures import Figures
+from paddock.web.kit import Kit
 from paddock.web.live import Feed, Tail
 from paddock.web.logs import Logs
 from paddock.web.orders import Orders
@@ -39,6 +41,7 @@ def create_app(
     actions: Actions,
     configuration: Callable[[], Configuration],
     clock: Clock,
+    kit: Kit,
     *,
     tail: Tail | None = None,
     agents: ASGIApp | None = None,
@@ -47,6 +50,7 @@ def create_app(
 ) -> Door:
     """The whole web as one ASGI app.
 
+    `kit`: what a machine needs to become a host.
     `tail`: told by the server wherever a log grew. `agents`: takes the WebSocket at /agent. `ailing`: what does not
     work now, name → words; /healthz answers 503 with it. `draining`: whether no new run is started.
     """
@@ -60,6 +64,7 @@ def create_app(
         tail=tail or Tail(),
         logs=Logs(archive),
         figures=Figures(),
+        kit=kit,
         ailing=ailing,
         draining=draining,
     )
@@ -86,7 +91,15 @@ def create_app(
     agents_own = Agents(site, streams)
     agents_own.mount(app)
     pages = Pages(site, schema=lambda: described(app))
-    app.router.routes.extend([*streams.routes(), *agents_own.routes(), *pages.routes(), *Buttons(site, pages).routes()])
+    app.router.routes.extend(
+        [
+            *streams.routes(),
+            *agents_own.routes(),
+            *pages.routes(),
+            *Buttons(site, pages).routes(),
+            *Enrolling(site).routes(),
+        ]
+    )
     app.add_exception_handler(PaddockError, pages.on_purpose)
     app.add_exception_handler(Exception, pages.on_defect)
     app.add_exception_handler(BadInput, pages.on_bad_input)

@@ -27,6 +27,9 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     # The doors: what stands behind them checks identity by itself, or has none to check.
     ("WEBSOCKET", "/agent"): OPEN,
     ("GET", "/healthz"): OPEN,
+    # Whoever installs an agent has no token yet, and finds nothing secret there.
+    ("GET", "/agent/{name}"): OPEN,
+    ("GET", "/enrol"): OPEN,
     ("GET", "/static/{path:path}"): OPEN,
     ("GET", "/login"): OPEN,
     ("POST", "/login"): OPEN,

@@ -11,6 +11,7 @@ from paddock.core.configuration import Configuration
 from paddock.ports import Archive, Clock, Store
 from paddock.web.actions import Actions
 from paddock.web.figures import Figures
+from paddock.web.kit import Kit
 from paddock.web.live import Feed, Tail
 from paddock.web.logs import Logs
 
@@ -33,6 +34,7 @@ class Site:
     tail: Tail
     logs: Logs
     figures: Figures
+    kit: Kit
     ailing: Callable[[], Mapping[str, str]]
     """What does not work now, by name; empty when all is well."""
     draining: Callable[[], bool]

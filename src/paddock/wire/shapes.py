@@ -619,11 +619,12 @@ class NewEnrolment:
 
 @dataclass(frozen=True, kw_only=True)
 class MadeEnrolment:
-    """A code with which one agent may join as the host; told once."""
+    """A code with which one agent may join as the host; told once. `command` installs the agent and uses it."""
 
     host: str
     code: str
     ttl: float
+    command: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
