@@ -40,22 +40,25 @@ def deeds(place: Place) -> Mapping[str, Deed]:
         if os.geteuid() != 0:
             raise Refused("system.rename: needs root", hint="run the agent as root")
         hostname = call.text("hostname")
-        return await in_thread(lambda: Outcome(result=rename(Path("/"), hostname, tell_kernel=tell_kernel)))
+        running = socket.gethostname()
+        return await in_thread(
+            lambda: Outcome(result=rename(Path("/"), hostname, running=running, tell_kernel=tell_kernel))
+        )
 
     return {"system.rename": Work(act=act)}
 
 
-def rename(root: Path, hostname: str, *, tell_kernel: Callable[[str], str]) -> dict[str, JSON]:
-    """Make it the name of the machine whose /etc lies below `root`. `tell_kernel` gives the name until then."""
+def rename(root: Path, hostname: str, *, running: str, tell_kernel: Callable[[str], None]) -> dict[str, JSON]:
+    """Make it the name of the machine whose /etc lies below `root`, and whose kernel goes by the name `running`."""
     static = root / "etc/hostname"
     before = _read(static).strip()
     # Hosts first: whoever looks up the new name the moment it is there finds it.
-    old = {before, socket.gethostname()} if root == Path("/") else {before}
     text = _read(root / "etc/hosts")
-    changed = _put(root / "etc/hosts", text, hosts(text, old=old, new=hostname))
+    changed = _put(root / "etc/hosts", text, hosts(text, old={before, running}, new=hostname))
     if (root / "etc/cloud/cloud.cfg.d").is_dir():
         changed |= _put(root / _CLOUD, _read(root / _CLOUD), "# By Paddock: system.rename\npreserve_hostname: true\n")
-    running = tell_kernel(hostname)
+    if running != hostname:
+        tell_kernel(hostname)
     # After hostnamectl, which writes it too, and would not if it held that name already.
     changed |= before != hostname
     _put(static, _read(static), f"{hostname}\n")
@@ -97,15 +100,13 @@ def _renamed(plain: str, gone: set[str], names: list[str]) -> str:
     return "".join(done)
 
 
-def tell_kernel(hostname: str) -> str:
-    """Make it the running name, through systemd where it runs; gives the name until then."""
-    before = socket.gethostname()
-    if before != hostname and not _by_systemd(hostname):
+def tell_kernel(hostname: str) -> None:
+    """Make it the running name, through systemd where it runs."""
+    if not _by_systemd(hostname):
         try:
             socket.sethostname(hostname)
         except OSError as exc:
             raise Broken(f"{hostname}: the kernel does not take it: {exc.strerror}") from exc
-    return before
 
 
 def _by_systemd(hostname: str) -> bool:
