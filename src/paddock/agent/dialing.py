@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from paddock.agent.rounds import Rounds
 from paddock.agent.settings import WrongUse
+from paddock.agent.standing import Register
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import links
 from paddock.hands.links import Link, Unreachable
@@ -117,12 +118,15 @@ def _check(url: str, *, option: str, proxy: str, insecure: bool) -> None:
         raise WrongUse("--proxy: not a proxy's URL", hint=f"one of {', '.join(_PROXIES)}")
 
 
-async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subject: str) -> None:
+async def keep(
+    where: Server, speak: Callable[[Link], Awaitable[str]], *, subject: str, register: Register | None = None
+) -> None:
     """Dial and let `speak` have the link, again and again until cancelled. `speak` gives the reason of the end.
 
     A server that takes links and drops them at once is not asked faster and faster: only a session that lasted a while
     resets the patience. Each reason is told once, until there is another one or a session that lasted. Raises
-    Hopeless if that is what `speak` raises; whatever else goes wrong may heal, and is tried again.
+    Hopeless if that is what `speak` raises; whatever else goes wrong may heal, and is tried again. The `register` is
+    told whom it dials, and why it is without a link.
     """
     loop = asyncio.get_running_loop()
     rounds = Rounds(servers=len(where.urls), backoff=where.backoff)
@@ -134,6 +138,8 @@ async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subjec
         hint = ""
         level = logging.INFO
         is_again = False
+        if register is not None:
+            register.dials(url)
         try:
             reason = await speak(await _dial(where, url))
         except (Unreachable, Unwelcome) as exc:
@@ -145,6 +151,8 @@ async def keep(where: Server, speak: Callable[[Link], Awaitable[str]], *, subjec
             reason, is_again = exc.message, True
         except PaddockError as exc:
             reason, hint = exc.message, exc.hint
+        if register is not None:
+            register.apart(reason)
         lasted = loop.time() - started
         is_good = is_again or lasted >= STEADY.total_seconds()
         pause = rounds.pause(good=is_good, now=loop.time(), chance=random.random(), retry_after=retry_after)
