@@ -1,216 +1,331 @@
-"""The agent's own lines: spooled, in order, bounded, nothing twice, and no disk ever in the agent's way."""
+"""log.tail: nothing lost and nothing doubled through rotation, truncation, cancel and a restart of the agent."""
 
-import errno
-import json
-import logging
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paddock.agent import segments
-from paddock.agent.logs import AT_ONCE, Batch, Logs
+from paddock.agent.entry import Outcome
+from paddock.agent.skills import logs
+from paddock.agent.skills.logs import journal, sink
+from paddock.agent.skills.skill import Call, Place, Work
+from paddock.core.errors import PaddockError, Refused
+from paddock.wire import methods
+from paddock.wire.fields import BadParams
+from paddock.wire.hello import LOG_STREAM
+
+Tailing = Callable[..., Any]
+
+
+class Tail:
+    """One command that follows, and what it has given until now."""
+
+    def __init__(self, place: Place, task: str, params: dict[str, Any]) -> None:
+        self.directory = place.tasks / task
+        self._grew = asyncio.Event()
+        checked = methods.check("log.tail", params)
+        call = Call(
+            task=task,
+            method="log.tail",
+            params=checked,
+            environment="",
+            fence=0,
+            directory=self.directory,
+            grew=self._grew.set,
+        )
+        deed = logs.methods(place)["log.tail"]
+        assert isinstance(deed, Work)
+        assert deed.streams
+        self.job = asyncio.ensure_future(deed.act(call))
+
+    @property
+    def output(self) -> bytes:
+        with suppress(FileNotFoundError):
+            return (self.directory / "output").read_bytes()
+        return b""
+
+    async def until(self, text: bytes) -> None:
+        """Until the output ends so."""
+        async with asyncio.timeout(10):
+            while not self.output.endswith(text):
+                await self._grew.wait()
+                self._grew.clear()
+
+    async def end(self) -> Outcome:
+        self.job.cancel()
+        return await self.job
 
 
 @pytest.fixture
-def logger(tmp_path: Path) -> Iterator[logging.Logger]:
-    made = logging.getLogger(f"test.{tmp_path.name}")
-    made.propagate = False
-    made.setLevel(logging.DEBUG)
-    yield made
-    for handler in list(made.handlers):
-        made.removeHandler(handler)
-        handler.close()
+def place(tmp_path: Path) -> Place:
+    (tmp_path / "work").mkdir()
+    return Place(work=tmp_path / "work", temporary=tmp_path, tasks=tmp_path / "tasks")
 
 
-def attach(logger: logging.Logger, directory: Path, level: int = logging.INFO) -> Logs:
-    """As a new process would: whoever logged here before was killed."""
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    logs = Logs(level=level, directory=directory)
-    logger.addHandler(logs)
-    return logs
+@pytest.fixture
+def log(place: Place) -> Path:
+    return place.work / "app.log"
 
 
-def lines(batch: Batch | None) -> list[dict[str, Any]]:
-    if batch is None:
-        return []
-    params: dict[str, Any] = dict(batch.params)
-    more = params.pop("more", [])
-    return [params, *more]
+@asynccontextmanager
+async def tailing(place: Place, task: str = "t", **params: Any) -> AsyncIterator[Tail]:
+    tail = Tail(place, task, {"path": "app.log", **params})
+    try:
+        yield tail
+    finally:
+        tail.job.cancel()
+        with suppress(PaddockError, asyncio.CancelledError):
+            await tail.job
 
 
-def drain(logs: Logs) -> list[str]:
-    found = []
-    while (batch := logs.peek()) is not None:
-        found += [line["msg"] for line in lines(batch)]
-        logs.pop(batch)
-    return found
+def append(log: Path, text: bytes) -> None:
+    with log.open("ab") as file:
+        file.write(text)
 
 
-def test_lines_come_in_order_with_their_fields_and_in_batches(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    for number in range(AT_ONCE + 20):
-        logger.warning("line", extra={"number": number})
-    first = logs.peek()
-    assert first is not None
-    assert [line["fields"]["number"] for line in lines(first)] == list(range(AT_ONCE))
-    assert lines(first)[0].keys() == {"level", "msg", "time", "fields"}
-    logs.pop(first)
-    assert [line["fields"]["number"] for line in lines(logs.peek())] == list(range(AT_ONCE, AT_ONCE + 20))
+def rotate(log: Path, name: str) -> None:
+    log.rename(log.with_name(name))
 
 
-def test_a_killed_process_loses_no_line_and_sends_none_twice(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    logger.info("one")
-    logger.info("two")
-    batch = logs.peek()
-    assert batch is not None
-    logs.pop(batch)
-    logger.info("three")
-    assert [line["msg"] for line in lines(logs.peek())] == ["three"]  # told, and never answered
-
-    assert drain(attach(logger, tmp_path)) == ["three"]
-    assert drain(attach(logger, tmp_path)) == []
+def replace(log: Path, text: bytes) -> None:
+    """In the same file."""
+    log.write_bytes(text)
 
 
-def test_half_a_line_of_a_killed_writer_is_no_line_and_is_counted(logger: logging.Logger, tmp_path: Path) -> None:
-    logger.addHandler(attach(logger, tmp_path))
-    logger.info("whole")
-    (newest,) = (path for path in tmp_path.iterdir() if path.name.isdecimal())
-    with newest.open("ab") as file:
-        file.write(b'{"level":"info","msg":"ha')
-
-    logs = attach(logger, tmp_path)
-    logger.info("next")
-    told = lines(logs.peek())
-    assert [line["msg"] for line in told] == ["whole", "log lines were dropped", "next"]
-    assert told[1]["fields"] == {"dropped": 1}
+async def whole(place: Place, task: str = "t", **params: Any) -> tuple[bytes, Outcome]:
+    """What there is now."""
+    async with tailing(place, task, follow=False, **params) as tail:
+        outcome = await tail.job
+        return tail.output, outcome
 
 
-def test_what_is_over_the_rate_is_counted_where_it_was_dropped(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    for number in range(300):
-        logger.info("line", extra={"number": number})
-    logger.error("wrong")
-    told = []
-    while (batch := logs.peek()) is not None:
-        told += lines(batch)
-        logs.pop(batch)
-    kept = [line for line in told if line["msg"] == "line"]
-    (gap,) = (line for line in told if line["msg"] == "log lines were dropped")
-    assert 100 <= len(kept) < 150
-    assert gap["fields"]["dropped"] == 300 - len(kept)
-    assert [line["msg"] for line in told[-2:]] == ["log lines were dropped", "wrong"]
+# ---- where it begins -------------------------------------------------------------------------------------------------
 
 
-def test_the_count_of_dropped_lines_survives_a_kill(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    for _ in range(300):
-        logger.info("line")
-    kept = len(drain(logs)) - 1
-    for _ in range(40):
-        logger.info("line")
-
-    (gap,) = lines(attach(logger, tmp_path).peek())
-    assert gap["msg"] == "log lines were dropped"
-    assert kept + gap["fields"]["dropped"] >= 139
-
-
-def test_a_spool_that_is_full_gives_up_its_oldest_lines_and_tells_how_many(
-    logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(segments, "SEGMENT", 2000)
-    monkeypatch.setattr(segments, "SEGMENTS", 3)
-    logs = attach(logger, tmp_path)
-    for number in range(100):
-        logger.warning("line", extra={"number": number})
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 8000
-    gap, *told = lines(logs.peek())
-    assert gap["msg"] == "log lines were dropped"
-    numbers = [line["fields"]["number"] for line in told]
-    while (batch := logs.peek()) is not None and lines(batch)[0]["msg"] == "log lines were dropped":
-        numbers = [line["fields"]["number"] for line in lines(batch)[1:]]
-        logs.pop(batch)
-    while (batch := logs.peek()) is not None:
-        numbers += [line["fields"]["number"] for line in lines(batch)]
-        logs.pop(batch)
-    assert numbers == list(range(100 - len(numbers), 100))
-    assert gap["fields"]["dropped"] == 100 - len(numbers)
-    assert len([path for path in tmp_path.iterdir() if path.name.isdecimal()]) == 1
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({}, b"".join(b"line %d\n" % number for number in range(11, 21))),
+        ({"lines": 2}, b"line 19\nline 20\n"),
+        ({"lines": 0}, b""),
+        ({"lines": 1000}, b"".join(b"line %d\n" % number for number in range(1, 21))),
+        ({"offset": 0, "output_limit": 7}, b"line 1\n"),
+        ({"offset": 10**6}, b""),
+    ],
+)
+async def test_it_begins_where_it_is_told(place: Place, log: Path, params: dict[str, Any], expected: bytes) -> None:
+    append(log, b"".join(b"line %d\n" % number for number in range(1, 21)))
+    output, outcome = await whole(place, **params)
+    assert output == expected
+    assert outcome.result["bytes"] == len(expected)
+    assert outcome.result["ended"] == ("limit" if "output_limit" in params else "end")
 
 
-def test_a_full_disk_costs_lines_and_nothing_else(
-    logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logs = attach(logger, tmp_path)
-    logger.info("before")
-    write = os.write
-
-    def full(handle: int, data: bytes) -> int:
-        if len(data) > 20:
-            write(handle, data[:20])
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(handle, data)
-
-    monkeypatch.setattr(os, "write", full)
-    logger.info("during")
-    logger.info("during")
-    monkeypatch.setattr(os, "write", write)
-    logger.info("after")
-    told = lines(logs.peek())
-    assert [line["msg"] for line in told] == ["before", "log lines were dropped", "after"]
-    assert told[1]["fields"] == {"dropped": 2}
+async def test_last_lines_of_a_long_file_that_ends_in_the_middle_of_one(place: Place, log: Path) -> None:
+    append(log, b"x" * 100_000 + b"\n" + b"y" * 100_000 + b"\nhalf")
+    assert (await whole(place, lines=2))[0] == b"y" * 100_000 + b"\nhalf"
 
 
-def test_a_directory_that_cannot_be_made_costs_lines_and_nothing_else(logger: logging.Logger, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    logs = attach(logger, tmp_path / "file" / "log")
-    logger.error("nobody hears this")
-    (tmp_path / "file").unlink()
-    logger.error("and this")
-    assert [line["msg"] for line in lines(logs.peek())] == ["log lines were dropped", "and this"]
+async def test_what_is_written_later_comes_later(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    async with tailing(place, lines=1) as tail:
+        await tail.until(b"one\n")
+        append(log, b"two\n")
+        await tail.until(b"two\n")
+        outcome = await tail.end()
+    assert tail.output == b"one\ntwo\n"
+    assert (outcome.code, outcome.result["ended"]) == (None, "cancelled")
+    assert outcome.streams[LOG_STREAM].length == 8
 
 
-def test_a_place_beyond_what_a_power_cut_left_skips_no_later_line(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    logger.info("one")
-    logger.info("two")
-    drain(logs)
-    (newest,) = (path for path in tmp_path.iterdir() if path.name.isdecimal())
-    os.truncate(newest, 0)
-
-    logs = attach(logger, tmp_path)
-    logger.info("three")
-    assert drain(logs) == ["three"]
+async def test_its_own_time_ends_it_as_a_success(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    async with tailing(place, seconds=0.1) as tail:
+        outcome = await tail.job
+    assert (outcome.code, outcome.result["ended"]) == (None, "time")
 
 
-def test_rubble_is_no_line(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    logger.info("one")
-    (newest,) = (path for path in tmp_path.iterdir() if path.name.isdecimal())
-    with newest.open("ab") as file:
-        file.write(b"\0\0\0\n[1]\n")
-    logs = attach(logger, tmp_path)
-    logger.info("two")
-    assert drain(logs) == ["one", "two"]
+@pytest.mark.slow
+async def test_it_is_no_faster_than_its_rate(place: Place, log: Path) -> None:
+    append(log, b"x" * (200 << 10))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    output, _ = await whole(place, offset=0, rate=400 << 10)
+    assert len(output) == 200 << 10
+    assert loop.time() - began > 0.4
 
 
-def test_secrets_and_what_the_wire_does_not_take_stay_here(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path)
-    logger.info("password=hunter22 \ud800\0", extra={"token": "abcdefgh", "odd": "\udcff", "share": float("nan")})
-    (line,) = lines(logs.peek())
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-    text.encode()
-    assert "hunter22" not in text
-    assert "abcdefgh" not in text
-    assert b"hunter22" not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+# ---- what becomes of the file ----------------------------------------------------------------------------------------
 
 
-def test_lines_below_the_level_are_not_taken(logger: logging.Logger, tmp_path: Path) -> None:
-    logs = attach(logger, tmp_path, level=logging.WARNING)
-    logger.info("told")
-    logger.warning("wrong")
-    assert drain(logs) == ["wrong"]
+@pytest.mark.slow
+async def test_a_rotation_loses_nothing(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    async with tailing(place, offset=0) as tail:
+        await tail.until(b"one\n")
+        old = log.open("ab")
+        rotate(log, "app.log.1")
+        append(log, b"three\n")
+        old.write(b"two\n")  # who writes has not heard of it yet
+        old.close()
+        await tail.until(b"three\n")
+        outcome = await tail.end()
+    assert tail.output == b"one\ntwo\nthree\n"
+    assert (outcome.result["rotations"], outcome.result["truncations"], outcome.result["gap"]) == (1, 0, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [b"new\n", b"a longer text than before\n"])
+async def test_a_file_that_is_emptied_begins_anew(place: Place, log: Path, after: bytes) -> None:
+    append(log, b"one\ntwo\n")
+    async with tailing(place, offset=0) as tail:
+        await tail.until(b"two\n")
+        replace(log, after)
+        await tail.until(after)
+        outcome = await tail.end()
+    assert tail.output == b"one\ntwo\n" + after
+    assert outcome.result["truncations"] == 1
+
+
+@pytest.mark.slow
+async def test_a_file_that_is_away_for_a_while_is_waited_for(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    async with tailing(place, offset=0) as tail:
+        await tail.until(b"one\n")
+        os.unlink(log)
+        append(log, b"two\n")
+        await tail.until(b"two\n")
+    assert tail.output == b"one\ntwo\n"
+
+
+# ---- going on --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cursor_goes_on_behind_the_last_byte(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    _, first = await whole(place)
+    append(log, b"two\n")
+    output, second = await whole(place, "u", cursor=first.result["cursor"])
+    assert output == b"two\n"
+    assert second.result["gap"] is False
+    assert (await whole(place, "v", cursor=second.result["cursor"]))[0] == b""
+
+
+async def test_a_cursor_finds_the_rotated_file_first(place: Place, log: Path) -> None:
+    append(log, b"one\n")
+    _, first = await whole(place)
+    append(log, b"two\n")
+    rotate(log, "app.log.1")
+    append(log, b"three\n")
+    output, second = await whole(place, "u", cursor=first.result["cursor"])
+    assert output == b"two\nthree\n"
+    assert second.result["gap"] is False
+
+
+@pytest.mark.parametrize("how", ["gone", "between"])
+async def test_what_is_missing_is_told(place: Place, log: Path, how: str) -> None:
+    append(log, b"one\n")
+    _, first = await whole(place)
+    append(log, b"two\n")
+    if how == "gone":
+        os.unlink(log)
+    else:
+        rotate(log, "app.log.2")
+        replace(log.with_name("app.log.1"), b"never seen\n")
+        os.utime(log.with_name("app.log.2"), (1, 1))
+    append(log, b"four\n")
+    output, second = await whole(place, "u", cursor=first.result["cursor"])
+    assert output.endswith(b"four\n")
+    assert second.result["gap"] is True
+
+
+@pytest.mark.parametrize("behind", [0, 4], ids=["cursor written", "killed before the cursor"])
+async def test_after_a_restart_of_the_agent_nothing_is_doubled(place: Place, log: Path, behind: int) -> None:
+    append(log, b"one\n")
+    async with tailing(place, offset=0) as tail:
+        await tail.until(b"one\n")
+        await tail.end()
+        if behind:
+            append(log, b"two\n")
+            append(tail.directory / "output", b"two\n")
+    append(log, b"three\n")
+    output, outcome = await whole(place, offset=0)
+    assert output == (b"one\ntwo\nthree\n" if behind else b"one\nthree\n")
+    assert outcome.result["bytes"] == len(output)
+
+
+# ---- refused ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "why"),
+    [
+        ({"path": "nothing"}, "does not exist"),
+        ({"path": "."}, "no plain file"),
+        ({"cursor": "journal:x"}, "is none of a file"),
+        ({"cursor": "file:1:2"}, "is none of a file"),
+        ({"path": None, "unit": "ssh.service", "cursor": "file:1:2:3"}, "is none of a journal"),
+    ],
+)
+async def test_what_cannot_be_followed_is_refused(place: Place, log: Path, params: dict[str, Any], why: str) -> None:
+    append(log, b"one\n")
+    async with tailing(place, **params) as tail:
+        with pytest.raises(PaddockError, match=why):
+            await tail.job
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"path": "a", "unit": "b"}, {"unit": "-f"}, {"unit": "a b"}, {"unit": "../x"}, {"path": "a", "rate": 0}],
+)
+def test_params_that_mean_nothing_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(BadParams):
+        methods.check("log.tail", params)
+
+
+async def test_on_a_machine_no_link_leads_out(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    place = Place(work=tmp_path / "work", temporary=tmp_path, tasks=tmp_path / "tasks", environment="E", machine="one")
+    (tmp_path / "work" / "app.log").symlink_to("/etc/passwd")
+    for path in ("app.log", "../x", "/etc/passwd"):
+        async with tailing(place, path=path) as tail:
+            with pytest.raises(Refused):
+                await tail.job
+
+
+# ---- the journal -----------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_of_the_journal_is_one_line() -> None:
+    entry = {"__REALTIME_TIMESTAMP": "1790000000123456", "SYSLOG_IDENTIFIER": "sshd", "_PID": "7", "MESSAGE": "hello"}
+    assert journal.shown(entry) == b"2026-09-21T14:13:20.123Z sshd[7]: hello\n"
+    assert journal.shown({"MESSAGE": [104, 255, 10]}) == b"1970-01-01T00:00:00.000Z ?: h\xff\n\n"
+    assert journal.shown({"MESSAGE": None, "_COMM": "cron"}).endswith(b" cron: \n")
+
+
+async def test_the_journal_is_followed_by_its_own_cursors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in place of journalctl, which has nothing to say where systemd does not run: the rest is real."""
+    script = (
+        'for n in 1 2 3; do echo "{\\"__CURSOR\\": \\"c$n\\", \\"MESSAGE\\": \\"m$n\\", \\"_COMM\\": \\"x\\"}"; done'
+    )
+
+    def command(unit: str, *, lines: int, cursor: str, follow: bool) -> list[str]:
+        return ["/bin/sh", "-c", script if not cursor else "exit 0"]
+
+    monkeypatch.setattr(journal, "command", command)
+    async with tailing(place, path=None, unit="x.service") as tail:
+        outcome = await tail.job
+    assert [line.split(b": ")[1] for line in tail.output.splitlines()] == [b"m1", b"m2", b"m3"]
+    assert outcome.result["cursor"] == "journal:c3"
+    assert sink._recall(tail.directory) == ("journal:c3", len(tail.output))
+
+
+async def test_what_journalctl_says_of_its_failure_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "command", lambda *_, **__: ["/bin/sh", "-c", "echo no journal >&2; exit 1"])
+    async with tailing(place, path=None, unit="x.service") as tail:
+        with pytest.raises(PaddockError, match="journalctl: no journal"):
+            await tail.job
