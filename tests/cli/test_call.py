@@ -139,3 +139,15 @@ def test_an_upgrade_names_what_replaces_it(paddock: Paddock, desk: Desk) -> None
     said = paddock("agent", "upgrade", "vm-1", "--url", "https://x.example/a.pyz", "--sha256", "a" * 64)
     assert said.code == 0
     assert ("POST", "/api/v1/agents/a1/commands") in desk.asked
+
+
+def test_an_upgrade_is_to_what_the_server_offers_unless_told_otherwise(
+    paddock: Paddock, desk: Desk, answers: dict[tuple[str, str], object]
+) -> None:
+    offered = shapes.Program(name="paddock-agent.pyz", url="https://ci/agent/x", sha256="b" * 64, size=7)
+    answers["GET", "/programs"] = shapes.Programs(items=(offered,))
+    assert paddock("agent", "upgrade", "vm-1").code == 0
+    said = paddock("agent", "upgrade", "vm-1", "--program", "other")
+    assert (said.code, said.err.splitlines()[1]) == (4, "hint: it offers paddock-agent.pyz")
+    assert paddock("agent", "upgrade", "vm-1", "--url", "https://x.example/a.pyz").code == 2
+    assert desk.count("POST", "/agents/a1/commands") == 1

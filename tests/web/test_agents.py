@@ -1,6 +1,7 @@
 """What agents say of themselves: alerts until a person knows, and a log that is read by level and followed."""
 
 import asyncio
+import hashlib
 import json
 
 from paddock.engine import noting
@@ -113,3 +114,11 @@ async def test_a_place_that_is_none_is_missing(scene: Scene) -> None:
     async with ask(scene, OPERATOR) as client:
         for query in ("level=loud", "cursor=-1", "cursor=9999999999999999"):
             assert (await client.get(f"/agents/vm-1/log/live?{query}")).status_code == 404
+
+
+async def test_the_programs_that_are_offered_have_their_address_and_digest(scene: Scene) -> None:
+    async with ask(scene) as client:
+        (program,) = (await client.get(f"{API}/programs")).json()["items"]
+        content = (await client.get(f"/agent/{program['name']}")).content
+    assert program["url"] == f"https://ci.example.org/agent/{program['name']}"
+    assert (hashlib.sha256(content).hexdigest(), len(content)) == (program["sha256"], program["size"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 orders = Noun("agent")
 """The verbs of this file, which `paddock agent` takes up."""
+PROGRAM = "paddock-agent.pyz"
 _SIGNALLED = 128
 """Added to the number of the signal that ended a program, as shells do."""
 _REFUSALS = frozenset({"refused", "bad_params", "unknown_method", "stale", "busy", "expired"})
@@ -185,14 +186,34 @@ def _command_of(client: "Client", name: str, typed: str) -> "AgentCommand":
 @verb(
     orders,
     "upgrade",
-    example="paddock agent upgrade vm-1 --url https://ci.example.org/agent.pyz --sha256 9f86d081...",
+    example="paddock agent upgrade vm-1\n"
+    "paddock agent upgrade vm-1 --url https://files.example.org/agent.pyz --sha256 9f86d081...",
 )
 @click.argument("name", metavar="AGENT")
-@click.option("--url", required=True, help="Where the program is: https, or http on the agent's own machine.")
-@click.option("--sha256", required=True, metavar="HEX", help="Of the program, checked before anything of it runs.")
+@click.option("--program", default=PROGRAM, show_default=True, help="Which of those that the server offers.")
+@click.option("--url", default="", help="Another one: https, or http on the agent's own machine.")
+@click.option("--sha256", default="", metavar="HEX", help="Of that one, checked before anything of it runs.")
 @asks
-def upgrade(client: "Client", name: str, url: str, sha256: str, as_json: bool) -> int:
-    """Replace an agent's program; it is tried beside the old one, which is back if it fails. Tasks go on."""
+def upgrade(client: "Client", name: str, program: str, url: str, sha256: str, as_json: bool) -> int:
+    """Replace an agent's program: tried beside the old one, back if it fails. Tasks go on."""
+    if bool(url) != bool(sha256):
+        raise click.UsageError("--url and --sha256 go together")
+    if not url:
+        url, sha256 = _offered(client, program)
     params: Mapping[str, object] = {"url": url, "sha256": sha256}
     command = client.order(agent_of(client, name).id, "agent.upgrade", params)
     return see_through(client, command, follow=False, as_json=as_json)
+
+
+def _offered(client: "Client", name: str) -> tuple[str, str]:
+    """Where the server has a program, and its digest."""
+    from paddock.client import calls
+    from paddock.core.errors import Missing
+
+    offers = client.send(calls.programs()).items
+    for one in offers:
+        if one.name == name:
+            return one.url, one.sha256
+    raise Missing(
+        f"program {name}: the server does not offer it", hint=f"it offers {', '.join(o.name for o in offers)}"
+    )

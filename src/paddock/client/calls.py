@@ -201,6 +201,11 @@ def acknowledge(alert: str) -> Call[shapes.Alert]:
     return _ask(f"/alerts/{_part(alert)}/acknowledge", shapes.Alert, is_safe=True)
 
 
+def programs() -> Call[shapes.Programs]:
+    """The agent's program in each form that the server offers."""
+    return _read("/programs", shapes.Programs)
+
+
 # ---- runs, rounds, changes, events -----------------------------------------------------------------------------------
 
 

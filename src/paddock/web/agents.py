@@ -42,6 +42,7 @@ class Agents:
         add("GET", "/alerts", self.alerts)
         add("POST", "/alerts/{id}/acknowledge", self.acknowledge)
         add("GET", "/agents/{id}/log", self.log)
+        add("GET", "/programs", self.programs)
 
     def routes(self) -> list[BaseRoute]:
         return [Route("/agents/{id}/log/live", self.follow)]
@@ -94,6 +95,16 @@ class Agents:
                     return telling.of_agent_lines(found)
                 # Waits for: growth of the log, or the end of `wait`.
                 await grew.wait(min(left, _LOOK))
+
+    async def programs(self) -> shapes.Programs:
+        """The agent's program in each form that this server offers: what an agent is upgraded to."""
+        base = self._site.public_url
+        return shapes.Programs(
+            items=tuple(
+                shapes.Program(name=one.name, url=f"{base}/agent/{one.name}", sha256=one.sha256, size=len(one.content))
+                for one in await self._site.kit.all()
+            )
+        )
 
     async def follow(self, request: Request) -> Response:
         """Events `lines [{at, level, text}]`: an agent's own log as it grows, from `cursor` on."""

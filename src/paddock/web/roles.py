@@ -100,6 +100,7 @@ ROUTES: Mapping[tuple[str, str], Access] = {
     ("POST", f"{API}/agents/{{id}}/commands/{{command}}/cancel"): KNOWN,
     ("GET", f"{API}/agents/{{id}}/log"): READING,
     ("GET", f"{API}/alerts"): READING,
+    ("GET", f"{API}/programs"): READING,
     ("POST", f"{API}/alerts/{{id}}/acknowledge"): PERSON,
     ("GET", f"{API}/runs"): READING,
     ("GET", f"{API}/runs/{{id}}"): READING,

@@ -339,6 +339,22 @@ class Alerts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Program:
+    """The agent's program in one of its forms, as this server offers it."""
+
+    name: str
+    url: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    items: tuple[Program, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class AgentLine:
     """One line of an agent's own log. Level: debug | info | warning | error; `at` is by the agent's clock."""
 
