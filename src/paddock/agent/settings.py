@@ -10,7 +10,7 @@ from pathlib import Path
 
 from paddock.core.errors import Broken, Refused
 
-HOST_SKILLS = ("script", "file", "sources", "system", "package", "config", "user", "disk", "local")
+HOST_SKILLS = ("script", "file", "sources", "system", "package", "config", "user", "disk", "log", "local")
 MACHINE_SKILLS = ("script", "file", "sources", "system")
 
 _ALIVE = "paddock agent status --state DIR names its process"

@@ -32,6 +32,7 @@ MODULES: Mapping[str, str] = {
     "config": "paddock.agent.skills.config",
     "user": "paddock.agent.skills.users",
     "disk": "paddock.agent.skills.disks",
+    "log": "paddock.agent.skills.logs",
     "local": "paddock.agent.skills.local",
 }
 """What Paddock itself brings."""

@@ -12,6 +12,7 @@ from paddock.wire.methods import (
     configs,
     disks,
     files,
+    logs,
     machines,
     packages,
     scripts,
@@ -50,7 +51,7 @@ __all__ = [
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for room in (sessions, agents, systems, scripts, files, sources, packages, configs, users, disks, machines)
+    for room in (sessions, agents, systems, scripts, files, sources, packages, configs, users, disks, logs, machines)
     for method in room.METHODS
 }
 
