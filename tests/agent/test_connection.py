@@ -20,6 +20,7 @@ from tests.agent.conftest import Host
 from tests.agent.desk import CODE, TOKEN, Desk
 from tests.agent.proxies import Wire
 from tests.certificates import Authority
+from tests.hands.test_websocket import Proxy
 
 pytestmark = pytest.mark.slow
 HASTY = ("--retry-limit", "1")
@@ -313,3 +314,20 @@ async def test_an_agent_that_dies_while_it_changes_its_token_is_never_locked_out
     assert known is not None
     assert known.token in desk.tokens
     assert CODE not in known.token
+
+
+# Through proxies
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "socks5h"])
+async def test_it_reaches_its_server_through_a_proxy(host: Host, authority: Authority, scheme: str) -> None:
+    """The proxy alone knows where the server is; what it carries is TLS with the server, whatever it speaks itself."""
+    async with Desk().open(tls=authority.serving("server.example")) as desk:
+        inside = authority.serving("127.0.0.1") if scheme == "https" else None
+        async with Proxy(desk.port, tls=inside, member=("me", "s3cret")).open() as proxy:
+            way = f"{scheme}://me:s3cret@127.0.0.1:{proxy.port}"
+            host.start("--server", "wss://server.example/agent", "--ca", str(authority.path), "--proxy", way)
+            await desk.here()
+            assert isinstance(await desk.ask(desk.command("c", "status")), Success)
+            assert "server.example" in proxy.asked[0]
+    assert "s3cret" not in host.log.read_text()

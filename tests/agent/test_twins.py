@@ -76,6 +76,7 @@ def test_two_agents_with_one_identity_are_shut_out_and_say_so_slowly(paddock: Ho
     server = paddock.url.replace("http", "ws", 1) + "/agent"
     with log.open("ab") as file:
         words = [sys.executable, "-m", "paddock.agent", "run", "--server", server, "--state", str(copy)]
+        words += ["--cloud", "none"]
         twin = subprocess.Popen(words, stdout=file, stderr=file, env=paddock.surroundings({}), start_new_session=True)
     try:
         paddock.until(lambda: "both are shut out" in log.read_text(), "the twin is told")

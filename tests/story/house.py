@@ -120,6 +120,7 @@ class House:
         log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
         argv = [sys.executable, "-m", "paddock.agent", "run", "--server", websocket, "--state", str(self.agent_state)]
+        argv += ["--cloud", "none"]
         if not (self.agent_state / identity.FILE).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]

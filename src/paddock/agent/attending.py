@@ -1,4 +1,4 @@
-"""How an agent is spoken to where it does not dial: on a socket that it serves, on a port, on its own stdio.
+"""How an agent is spoken to where it does not dial: on a socket, on a port, on its stdio.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""The first words of a session: enrolment if there is no identity yet, hello, and a token that got old.
+"""The first words of a session: enrolment, hello, and what becomes of a token that got old.
 
 Effects: journaled by the identity's file; enrolment is once, its answer made durable before anything else is said. A
 new token is durable before it is told, and both are kept until the new one has said hello.

@@ -1,4 +1,4 @@
-"""Which machine a state directory is from, so that a copy of its disk is told from the machine itself.
+"""Which machine a state directory is from: a copy of its disk is told from the machine.
 
 Effects: idempotent; what a copy brought along is moved aside by renames, the identity first, the record last: killed
 in between it is a copy still, and the next start goes on.

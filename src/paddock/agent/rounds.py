@@ -1,4 +1,4 @@
-"""Which of several servers is asked next, and how soon: in turn, ever slower, never faster than allowed.
+"""Which of several servers is asked next, and how soon: in turn, and ever slower.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""What an agent does that finds itself on a copied disk: nothing, until somebody says who it is.
+"""What an agent on a copied disk does: nothing, until somebody says who it is.
 
 Effects: idempotent; see origin.
 """

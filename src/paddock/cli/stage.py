@@ -82,7 +82,8 @@ class Stage:
 
         code = client.send(calls.enrol(host, ttl=300)).code
         state = self.directory / "agent"
-        self._start("agent", "agent", "run", "--server", door(client.place.url), "--state", str(state), "--code", code)
+        where = ("--server", door(client.place.url), "--state", str(state), "--cloud", "none")
+        self._start("agent", "agent", "run", *where, "--code", code)
 
     def check(self) -> None:
         """Broken, with the last words, if one of the children has ended."""

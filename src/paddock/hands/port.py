@@ -1,4 +1,4 @@
-"""The guest's end of a serial line: a device that is there whether or not anybody is at the other end.
+"""The guest's end of a serial line: a device that is there though nobody may be behind it.
 
 A virtio port says so only by polling as hung up, reads as empty then, and takes no byte; what is written in the middle
 of a reconnection glues itself to what comes next. So nothing is taken before the other side has opened a session, and

@@ -1,1 +1,1 @@
-"""What the cloud says of the machine it runs: asked once a boot, in the background, within a second."""
+"""What the cloud says of its machine: asked once a boot, beside all else, within a second."""

@@ -1,4 +1,4 @@
-"""What is known of a machine from its cloud, and how an enrolment code is found in what a user gave it.
+"""What is known of a machine from its cloud, and the enrolment code in what a user gave it.
 
 Effects: none.
 """

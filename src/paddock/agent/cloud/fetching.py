@@ -1,4 +1,4 @@
-"""One small HTTP request to a metadata service: no proxy, no redirection, no more than a mebibyte.
+"""One small HTTP request to a metadata service: no proxy, no redirection, no large answer.
 
 Effects: none.
 """

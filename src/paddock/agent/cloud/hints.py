@@ -1,4 +1,4 @@
-"""Which clouds are worth asking: by what the firmware says, and by whether this is a virtual machine at all.
+"""Which clouds are worth asking, as the firmware has it; none on bare metal.
 
 Effects: none.
 """
