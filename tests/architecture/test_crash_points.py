@@ -11,6 +11,8 @@ from tests.architecture.source import PACKAGE, parse
 
 ELSEWHERE = {
     "agent/ledger.py": "agent/worker.py",
+    "agent/skills/config/__init__.py": "agent/worker.py",
+    "agent/skills/package/__init__.py": "agent/worker.py",
     "agent/skills/script.py": "agent/worker.py",
     "agent/skills/sources.py": "agent/worker.py",
     "hands/launcher.py": "agent/worker.py",

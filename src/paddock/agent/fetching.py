@@ -1,4 +1,4 @@
-"""Fetches a file by its URL and digest: nobody sees it under its name before it is whole and right.
+"""Fetches a file by its URL and digest: it is there whole and right, or not at all.
 
 Effects: idempotent; a draft that was left is written over.
 """

@@ -1,4 +1,4 @@
-"""What a configuration tool is here: how it is called, and what its exit code and its own record mean."""
+"""What a configuration tool is here: how it is called, and what its end means."""
 
 import json
 from collections.abc import Callable, Mapping

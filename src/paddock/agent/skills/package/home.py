@@ -1,4 +1,4 @@
-"""Which package manager a system has: what it says it is, and which program is here to be asked.
+"""Which package manager a system has: by what it says it is, and what is here to be asked.
 
 Effects: none.
 """

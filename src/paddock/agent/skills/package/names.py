@@ -1,4 +1,4 @@
-"""What a package may be called, as each manager writes it; whatever else is refused before anything runs."""
+"""What a package may be called, as each manager writes it; whatever else is refused."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a package manager is here: how it lists, what it is told, and how it says that others hold its lock."""
+"""What a package manager is here: how it lists, acts, and says that others hold its lock."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
