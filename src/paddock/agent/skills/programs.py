@@ -1,4 +1,4 @@
-"""Where the programs of the machine are that a skill runs: package managers, configuration tools.
+"""Where the machine's programs are that a skill runs: package managers, configuration tools.
 
 Effects: none.
 """
