@@ -42,7 +42,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
         items = chosen(call.texts("items"))
         is_dry = bool(call.params.get("dry_run"))
         if not is_dry:
-            _check(place)
+            _check(place, items)
             place.life.busy = retiring.BUSY
         spared = (place.state, place.work, place.temporary)
         scene = Scene(root=Path("/"), spared=spared, users=call.texts("users"))
@@ -78,14 +78,15 @@ def chosen(items: Iterable[str]) -> tuple[str, ...]:
     return tuple(item for item in known if (item in wanted if wanted else item not in ONLY_ASKED))
 
 
-def _check(place: Place) -> None:
+def _check(place: Place, items: tuple[str, ...]) -> None:
     """Refused where it would take more than this machine's own, or where somebody still needs the agent."""
     if place.machine:
         raise Refused(f"{place.machine}: is no machine of its own, its files are its host's")
-    if kind := telling.container(Path("/")):
-        raise Refused(f"system.clean_image: this is a container ({kind})", hint="its engine makes images of it")
-    if os.geteuid() != 0:
-        raise Refused("system.clean_image: needs root", hint="run the agent as root")
+    if items != (AGENT,):
+        if kind := telling.container(Path("/")):
+            raise Refused(f"system.clean_image: this is a container ({kind})", hint="its engine makes images of it")
+        if os.geteuid() != 0:
+            raise Refused("system.clean_image: needs root", hint="run the agent as root")
     if carried := len([*place.state.glob("machines/*/*")]):
         raise Refused(
             f"system.clean_image: the agent carries {carried} machines", hint="take the host out of its pools"

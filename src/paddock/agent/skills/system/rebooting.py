@@ -43,10 +43,10 @@ def deeds(place: Place) -> Mapping[str, Deed]:
         if os.geteuid() != 0:
             raise Refused("system.reboot: needs root", hint="run the agent as root")
 
-    return {"system.reboot": deed(check=check, pull=pull)}
+    return {"system.reboot": deed(check=check, pull=pull, boot_id=boot_id)}
 
 
-def deed(*, check: Callable[[], None], pull: Callable[[str], None]) -> Work:
+def deed(*, check: Callable[[], None], pull: Callable[[str], None], boot_id: Callable[[], str]) -> Work:
     """`check` refuses what cannot be; `pull` has the machine boot: it may return, and the machine goes down later."""
 
     async def act(call: Call) -> Outcome:
@@ -54,7 +54,7 @@ def deed(*, check: Callable[[], None], pull: Callable[[str], None]) -> Work:
         if call.boot_id != boot_id():
             return _booted()  # it went down before we came to it
         if _is_called(call):
-            return await _wait(call)
+            return await _wait(call, boot_id())
         await asyncio.sleep(call.seconds("delay").total_seconds())
         reason = call.text("reason")
         _log.warning("the machine boots anew", extra={"task": call.task, "reason": reason})
@@ -63,7 +63,7 @@ def deed(*, check: Callable[[], None], pull: Callable[[str], None]) -> Work:
         faults.at("reboot.noted")
         await in_thread(lambda: pull(reason))
         faults.at("reboot.called")
-        return await _wait(call)
+        return await _wait(call, boot_id())
 
     return Work(act=act, resume=act)
 
@@ -73,11 +73,11 @@ def _is_called(call: Call) -> bool:
     return (call.directory / _CALLED).exists()
 
 
-async def _wait(call: Call) -> Outcome:
+async def _wait(call: Call, boot: str) -> Outcome:
     """Outlive our own machine's end, or not: then it did not go down."""
     limit = call.limit.total_seconds() if call.limit is not None else _LIMIT
     await asyncio.sleep(max(limit - _MARGIN, 0))
-    msg = f"{call.task}: the machine was told to boot and still has boot id {boot_id()} when its limit is over"
+    msg = f"{call.task}: the machine was told to boot and still has boot id {boot} when its limit is over"
     return Outcome(code=Code.FAILED, msg=msg)
 
 
