@@ -7,14 +7,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paddock.agent.dialing import Again, Hopeless
 from paddock.agent.settings import WrongUse
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import links
 from paddock.hands.link import Link
-from paddock.hands.port import Port
 from paddock.wire.backoff import Backoff
+
+if TYPE_CHECKING:
+    from paddock.hands.port import Port
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +32,8 @@ def check(line: str) -> None:
     if kind not in ("unix", "virtio", "stdio") or (not place) != (kind == "stdio"):
         raise WrongUse(f"--line {line}: not a line", hint=_KINDS)
     if kind == "virtio":
+        from paddock.hands.port import Port
+
         try:
             Port(Path(place)).check()
         except Refused as exc:
@@ -45,6 +50,8 @@ async def attend(line: str, converse: Converse, *, ready: asyncio.Event, over: C
         case "unix":
             await _serve(Path(place), converse, ready)
         case "virtio":
+            from paddock.hands.port import Port  # for guests alone
+
             await _keep(Port(Path(place)), converse, ready)
         case _:
             link = await links.stdio()
@@ -70,7 +77,7 @@ async def _serve(path: Path, converse: Converse, ready: asyncio.Event) -> None:
         await asyncio.Event().wait()
 
 
-async def _keep(port: Port, converse: Converse, ready: asyncio.Event) -> None:
+async def _keep(port: "Port", converse: Converse, ready: asyncio.Event) -> None:
     """A session each time the other side opens one; never more than one a second, whatever it does."""
     loop = asyncio.get_running_loop()
     least = Backoff().least.total_seconds()

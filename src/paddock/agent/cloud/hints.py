@@ -6,8 +6,6 @@ Effects: none.
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.agent.cloud.dialects import DIALECTS
-
 _NAMED = (
     ("amazon ec2", "Amazon"),
     ("google", "Google"),
@@ -27,6 +25,9 @@ def worth_asking(rootfs: Path, told: str = "") -> tuple[str, ...]:
 
     `told` is the cloud's name, as somebody configured it: then no other is asked, and none at all if it is not known.
     """
+    # Whoever only wants to know what kind of machine it is does without.
+    from paddock.agent.cloud.dialects import DIALECTS
+
     if told:
         known = {name.lower(): name for name in DIALECTS} | _ALIKE
         name = known.get(told.lower())
