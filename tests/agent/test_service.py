@@ -1,5 +1,6 @@
 """The agent as a service: by its configuration, with systemd listening, with its logs as a file says."""
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -9,11 +10,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from paddock.agent.__main__ import run
+from paddock.agent.commands import filling, stop
 from paddock.agent.notifying import Notifier
 from paddock.hands import trees
 from tests.agent.conftest import SOURCE
@@ -154,6 +157,59 @@ async def test_enrol_gives_a_stopped_agent_a_new_code(
     assert not (base / "state/identity").exists()
     async with running(installed):
         await desk.until(lambda: len(desk.hellos) == 2)
+
+
+def test_a_service_is_found_by_its_control_group() -> None:
+    assert stop.services("0::/system.slice/paddock-agent.service/agent\n") == ["paddock-agent.service"]
+    assert stop.services("0::/user.slice/user-0.slice/session-1.scope\n") == []
+    assert stop.unit_of(os.getpid()) == "", "whoever runs these tests is no service of ours"
+
+
+def filled(*words: str) -> argparse.Namespace:
+    from paddock.agent.__main__ import _parser
+
+    chosen = _parser().parse_args(["run", *words])
+    filling.fill(chosen)
+    return chosen
+
+
+def test_each_key_of_the_file_becomes_what_the_option_of_that_kind_says(base: Path) -> None:
+    words = ["-u", "wss://one.example/agent", "-u", "wss://two.example/agent", "--proxy", "none", "--cloud", "azure"]
+    words += ["--pin", "AB:" * 31 + "AB", "--skills", "script, file", "-L", "error"]
+    assert run(["configure", "-p", str(base), "--no-service", *words]) == 0
+    file = base / "etc/agent.conf"
+    file.write_text(file.read_text().replace("retention = 2d", "retention = 90m"))
+    found = filled("--config", str(file))
+    assert found.server == ["wss://one.example/agent", "wss://two.example/agent"]
+    assert (found.proxy, found.cloud, found.pin) == ("", "Azure", "ab" * 32)
+    assert (found.skills, found.log_level, found.insecure) == ("script, file", "error", False)
+    assert (found.state, found.work) == (base / "state", base / "work")
+    assert found.retention == timedelta(minutes=90)
+    told = filled(
+        "--config", str(file), "--proxy", "http://p:1", "--state", "/s", "--line", "unix:/x", "--pin", "c" * 64
+    )
+    assert (told.proxy, told.state, told.line, told.server, told.pin) == (
+        "http://p:1",
+        Path("/s"),
+        "unix:/x",
+        None,
+        "c" * 64,
+    )
+
+
+def test_a_guest_is_configured_for_its_line(base: Path) -> None:
+    line = "virtio:/dev/virtio-ports/org.paddock.0"
+    assert run(["configure", "-p", str(base), "--no-service", "--line", line]) == 0
+    found = filled("--config", str(base / "etc/agent.conf"))
+    assert (found.line, found.server) == (line, [])
+
+
+def test_a_machines_own_agent_never_looks_for_a_file(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(["configure", "-p", str(base), "--no-service", "-u", "wss://one.example/agent"]) == 0
+    monkeypatch.setenv("PADDOCK_AGENT_CONF", str(base / "etc/agent.conf"))
+    assert filled().state == base / "state"
+    assert filled("--line", "unix:/x", "--state", "/s").conf is None
+    assert filled("--server", "wss://x/agent", "--state", "/s").conf is None
 
 
 # With systemd listening

@@ -69,7 +69,8 @@ class Conf:
         except UnicodeDecodeError as exc:
             raise Refused(f"{path}: not UTF-8 at byte {exc.start}") from exc
         except OSError as exc:
-            raise Refused(f"{path}: {exc.strerror}") from exc
+            hint = "sudo" if isinstance(exc, PermissionError) else ""
+            raise Refused(f"{path}: {exc.strerror}", hint=hint) from exc
 
     def put(self, changes: Mapping[Name, str]) -> "Conf":
         """With these values, checked; every other line stays. Refused for one that cannot be meant."""
@@ -129,4 +130,12 @@ def usual() -> Path:
         return Path(named)
     # BASE/bin/paddock-agent.pyz belongs to BASE, wherever that is.
     beside = Path(sys.argv[0]).resolve().parents[1] / PATH if os.sep in sys.argv[0] else None
-    return beside if beside is not None and beside.is_file() else Path(BASE) / PATH
+    return beside if beside is not None and is_there(beside) else Path(BASE) / PATH
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there, as far as one can see: one that we may not look at is there, and reading it says why."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True

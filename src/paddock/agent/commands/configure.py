@@ -16,6 +16,7 @@ from paddock.core.errors import PaddockError, Refused
 
 if TYPE_CHECKING:
     from paddock.agent.conf import Conf
+    from paddock.agent.identity import Identity
     from paddock.agent.ini import Name
     from paddock.agent.installing import Wanted
     from paddock.agent.keys import Key
@@ -203,7 +204,7 @@ def _check_one(root: Path, name: str, value: str) -> None:
 
 def _check_whole(chosen: argparse.Namespace, conf: "Conf") -> None:
     """What one value says of another, before anything is touched."""
-    from paddock.agent import unit
+    from paddock.agent import skills, unit
     from paddock.agent.settings import HOST_SKILLS
 
     url, line = conf["connection.url"], conf["connection.line"]
@@ -218,6 +219,10 @@ def _check_whole(chosen: argparse.Namespace, conf: "Conf") -> None:
         _check_one(chosen.root, name, conf[id])
     if not _is_admin() and conf["system.user"] != _who():
         raise Refused(f"configure: only root can install an agent that runs as {conf['system.user']}", hint="sudo")
+    try:
+        skills.known(conf.skills)
+    except Refused as exc:
+        raise WrongUse(f"configure: {exc.message}", hint=exc.hint) from exc
     asked = sorted(unit.WANTS_ROOT.intersection(conf.skills or HOST_SKILLS))
     if conf.is_set("service.confined") and asked:
         raise WrongUse(
@@ -253,15 +258,27 @@ def _code(chosen: argparse.Namespace) -> str:
 
 
 def _if_needed(root: Path, conf: "Conf", code: str) -> str:
-    """The code, unless the agent is enrolled: then it stays unused, and good for another machine."""
+    """The code, unless the agent is enrolled: then it stays unused, and good for another machine.
+
+    A copy of an enrolled machine's disk has the identity of that one, and needs its own.
+    """
+    return code if code and (_known(root, conf) is None or _is_copy(root, conf)) else ""
+
+
+def _known(root: Path, conf: "Conf") -> "Identity | None":
     from paddock.agent import identity
 
-    state = root / str(conf.state).lstrip("/")
     try:
-        known = identity.load(state)
+        return identity.load(root / str(conf.state).lstrip("/"))
     except PaddockError:
-        return code
-    return "" if known is not None else code
+        return None
+
+
+def _is_copy(root: Path, conf: "Conf") -> bool:
+    from paddock.agent import origin
+
+    recorded = origin.load(root / str(conf.state).lstrip("/"))
+    return recorded is not None and bool(origin.difference(recorded, origin.look(root)))
 
 
 def _tell_systemd(root: Path) -> None:
@@ -276,11 +293,11 @@ def _tell_systemd(root: Path) -> None:
 
 def _next(chosen: argparse.Namespace, wanted: "Wanted", *, code: str, is_new: bool) -> str:
     """What remains to be done, by whom."""
-    from paddock.agent import identity, unit
+    from paddock.agent import unit
 
     said = []
-    known = identity.load(wanted.at(wanted.conf.state)) if wanted.at(wanted.conf.state).is_dir() else None
-    if known is not None and code:
+    known = _known(wanted.root, wanted.conf)
+    if known is not None and code and not wanted.code:
         said.append(f"it is enrolled already, as {known.agent}; the code was not used")
     elif known is None and not code and wanted.conf["connection.url"]:
         said.append("it has no enrolment code yet: paddock agent enrol --code-file FILE")

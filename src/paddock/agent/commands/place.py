@@ -19,14 +19,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def conf(chosen: argparse.Namespace) -> "Conf | None":
     """Its configuration. None if it was named by other words; Missing if the file that was named is not there."""
-    from paddock.agent.conf import Conf, usual
+    from paddock.agent.conf import Conf, is_there, usual
 
     if chosen.config is not None:
         return Conf.load(chosen.config)
     if chosen.state is not None:
         return None
     found = usual()
-    return Conf.load(found) if found.is_file() else None
+    return Conf.load(found) if is_there(found) else None
 
 
 def state(chosen: argparse.Namespace) -> Path:
