@@ -68,6 +68,13 @@ async def test_a_daemon_stays_in_its_tasks_group_and_ends_with_it(launcher: Laun
     assert "paddock-t-" in group
 
 
+async def test_where_no_scope_can_be_had_tasks_run_all_the_same(
+    launcher: Launcher, shell: Ordering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "scope", lambda: ["false"])
+    assert (await run(launcher, shell("task", "exit 3"))).exit == 3
+
+
 async def test_without_grouping_there_is_no_group(shell: Ordering) -> None:
     async with Launcher(grouping=False) as launcher:
         order = shell("task", "cat /proc/self/cgroup")

@@ -23,6 +23,7 @@ from paddock.hands.trees import Cgroup
 
 _LEAF = "keepers"
 _SCOPE = "paddock-tasks-"
+_PROPERTIES = ("--property=Delegate=yes", "--property=TasksMax=infinity")
 _TASK = "paddock-t-"
 _STALE = 60.0  # seconds
 _PERIOD = 100_000  # microseconds, the kernel's own default
@@ -47,7 +48,7 @@ def scope() -> list[str]:
         return []
     name = f"--unit={_SCOPE}{secrets.token_hex(6)}.scope"
     whose = [] if os.geteuid() == 0 else ["--user"]
-    return ["systemd-run", *whose, "--scope", "--quiet", "--collect", name, "--property=Delegate=yes", "--"]
+    return ["systemd-run", *whose, "--scope", "--quiet", "--collect", name, *_PROPERTIES, "--"]
 
 
 def settle() -> Ground | None:

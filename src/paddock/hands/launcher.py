@@ -53,7 +53,7 @@ class Launcher:
     """
 
     def __init__(self, *, grouping: bool = True) -> None:
-        self._prefix = groups.scope() if grouping else []
+        self._has_scope = grouping
         self._words = [GROUPING] if grouping else []
         self._warm: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
@@ -101,7 +101,7 @@ class Launcher:
                 await asyncio.to_thread(warm.wait)
             if warm.returncode:
                 # systemd gave no scope, perhaps: tasks are worth more than their groups.
-                self._prefix = []
+                self._has_scope = False
 
     async def _make_room(self, order: Order, *, unopened: bool) -> None:
         directory = order.directory
@@ -191,7 +191,7 @@ class Launcher:
                 self._warm = subprocess.Popen(
                     # Isolated and without site: it needs the standard library and this package, and is forked often.
                     [
-                        *self._prefix,
+                        *(groups.scope() if self._has_scope else []),
                         sys.executable,
                         "-I",
                         "-S",
