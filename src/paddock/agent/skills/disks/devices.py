@@ -1,4 +1,4 @@
-"""Block devices as the kernel shows them: what lies on what, what is mounted, what carries the system.
+"""Block devices as the kernel shows them: what lies on what, and what carries the system.
 
 Effects: none.
 """

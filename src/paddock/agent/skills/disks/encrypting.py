@@ -1,4 +1,4 @@
-"""Makes a device an opened LUKS2 container under a name, now and at each boot, with a key that lies on the machine.
+"""Makes a device an open LUKS2 container, with a key that lies on the machine.
 
 Effects: idempotent, by the rule of formatting: a LUKS2 header that the key opens is as described and is never made
 anew; one of ours that has no key slot yet was not finished, and is begun anew; any other is kept unless it is given up.
@@ -23,7 +23,7 @@ from paddock.agent.skills.disks.formatting import blank
 from paddock.agent.skills.disks.guarding import Consent
 from paddock.agent.skills.disks.records import Record
 from paddock.agent.skills.skill import Call, Place
-from paddock.core.errors import Broken, Refused
+from paddock.core.errors import Broken, Missing, Refused
 from paddock.hands import faults
 from paddock.wire.framing import JSON
 
@@ -159,7 +159,7 @@ def _check_mapping(device: Device, name: str) -> None:
 
 
 def _is_open(device: Device, name: str) -> bool:
-    with suppress(Refused, Broken, OSError):
+    with suppress(Refused, Missing, OSError):
         mapped = devices.find(f"/dev/mapper/{name}")
         return device in mapped.below
     return False

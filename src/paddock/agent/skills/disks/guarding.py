@@ -1,4 +1,4 @@
-"""Whether what is on a device may be destroyed: asked before anything is touched, and again under the kernel's lock.
+"""Whether what is on a device may be destroyed: asked twice, at last under a lock.
 
 Effects: none.
 """

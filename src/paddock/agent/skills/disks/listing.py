@@ -1,4 +1,4 @@
-"""Names the disks of a machine: what they are, what is on them, and what keeps them from being formatted.
+"""Names the disks of a machine: what they are, what is on them, what they carry.
 
 Effects: none.
 """

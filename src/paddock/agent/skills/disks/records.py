@@ -1,4 +1,4 @@
-"""What the agent is about to put on a device, remembered from before it begins until it is done.
+"""What is being put on a device, remembered from before it begins until it is done.
 
 Effects: idempotent; a record is durable before the device is touched.
 """

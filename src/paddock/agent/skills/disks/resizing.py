@@ -1,4 +1,4 @@
-"""Grows a file system to all the room there is: its partition first, if it is one, then itself. Nothing ever shrinks.
+"""Grows a file system to all the room there is, its partition first; nothing shrinks.
 
 Effects: idempotent; what has no room to grow into stays as it is.
 """

@@ -1,4 +1,4 @@
-"""A file that is followed by its name, through rotation and truncation, from any place in it.
+"""A file that is followed by its name, through rotation and truncation.
 
 Effects: none; the file is only read.
 

@@ -1,4 +1,4 @@
-"""Where a followed log goes: the task's output, at a bounded rate, with the cursor that it has reached.
+"""Where a followed log goes: the task's output, with the cursor that it has reached.
 
 Effects: idempotent; output is only appended to. After a kill there may be bytes behind the cursor that was written
 last: who goes on from it gives the same bytes again, and they are passed over.

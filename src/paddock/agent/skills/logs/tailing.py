@@ -1,4 +1,4 @@
-"""Tails a file or a unit of the journal until it is cancelled, its time is over or its limit is reached.
+"""Tails a file or a unit's journal until it is cancelled or a bound is reached.
 
 Effects: none; being cancelled is how it usually ends, so the result with its cursor is there then too.
 """
