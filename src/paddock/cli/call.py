@@ -1,4 +1,4 @@
-"""`paddock agent call`, `upgrade`, `cancel`: have an agent do something, once, and see it through."""
+"""`paddock agent call` and its like: have an agent do something, once, and see it through."""
 
 import json
 import sys

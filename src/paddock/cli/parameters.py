@@ -1,4 +1,4 @@
-"""Parameters as people type them: `name=value`, `name=@file`, `map.key=value`, as the table of methods wants them."""
+"""Parameters as people type them: `name=value`, `name=@file`, `map.key=value`."""
 
 import base64
 import json

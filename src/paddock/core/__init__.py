@@ -13,6 +13,7 @@ skill: a group of methods that an agent offers: `script.*`, `machine.*`, `file.*
 keeper: the small process that holds one task's process tree and outlives the agent
 command: an order to an agent with a globally unique id, executed at most once
 task: a command that takes time: it has a state, a percentage and an end
+alert: what an agent wants a person to know; told again until somebody acknowledged it
 ledger: an agent's durable memory of commands, fences and epochs
 epoch: a counter of server starts; an agent refuses what an older server says
 event: something happened: to a change, to a stream, or by hand
