@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ def test_what_is_installed_is_usual_and_known_by_name(packages: Path) -> None:
     assert "lamps.ask" in skills.rows(["lamps"])
     with pytest.raises(Refused, match="horns: no such skill"):
         skills.known(["horns"])
+
+
+def test_what_is_found_is_what_python_itself_finds() -> None:
+    points = entry_points(group=skills.GROUP)
+    assert skills.installed() == {point.name: point.value for point in points}
+    assert skills.installed()["docker"] == "paddock_docker"
+
+
+def test_only_lines_of_the_group_are_read(packages: Path) -> None:
+    install(packages, "lamps", GOOD.format(name="lamps"))
+    lines = [
+        "[console_scripts]",
+        "other = nowhere:main",
+        "",
+        f"[{skills.GROUP}]",
+        "# old = gone",
+        "lamps=skill_of_lamps",
+    ]
+    (packages / "skill_of_lamps-1.0.dist-info" / "entry_points.txt").write_text("\n".join([*lines, "[x]", "y = z", ""]))
+    assert skills.installed() == {"lamps": "skill_of_lamps"}
 
 
 @pytest.mark.parametrize(

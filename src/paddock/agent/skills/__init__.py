@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,10 +48,42 @@ class Skills:
 
 
 def installed() -> dict[str, str]:
-    """Skills of other packages: name to module."""
-    from importlib.metadata import entry_points
+    """Skills of other packages: name to module. What is first on the path counts, as it does for modules."""
+    found: dict[str, str] = {}
+    for place in sys.path:
+        for name, module in _named(place or "."):
+            found.setdefault(name, module)
+    return {name: module for name, module in found.items() if name not in MODULES}
 
-    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in MODULES}
+
+def _named(place: str) -> Iterator[tuple[str, str]]:
+    """What packages of one place on the path name. Its files are read by hand: Python's own reader costs an agent more
+    than all that it finds, at each start.
+    """
+    if os.path.isfile(place):
+        from importlib.metadata import distributions
+
+        for one in distributions(path=[place]):
+            yield from ((point.name, point.value) for point in one.entry_points if point.group == GROUP)
+        return
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.listdir(place)):
+            if entry.endswith((".dist-info", ".egg-info")):
+                with contextlib.suppress(OSError, ValueError):
+                    yield from _read(Path(place, entry, "entry_points.txt").read_text("utf-8"))
+
+
+def _read(text: str) -> Iterator[tuple[str, str]]:
+    """The lines `name = module` of our group."""
+    if GROUP not in text:
+        return
+    group = ""
+    for line in text.splitlines():
+        name, sign, module = line.partition("=")
+        if line.startswith("["):
+            group = line.strip(" []")
+        elif sign and group == GROUP and not line.startswith(("#", ";")):
+            yield name.strip(), module.strip()
 
 
 def usual(own: Iterable[str]) -> tuple[str, ...]:
@@ -60,30 +92,13 @@ def usual(own: Iterable[str]) -> tuple[str, ...]:
     One that cannot be loaded is told in the log and left out: nobody asked for it by name.
     """
     others = []
-    for name, module in installed().items() if _may_be_installed() else ():
+    for name, module in installed().items():
         try:
             _own_rows(name, _load(name, module))
             others.append(name)
         except Exception as exc:  # whatever a stranger's module does when it is loaded
             _log.error("a skill that is installed is left out", extra={"skill": name, "why": str(exc)})
     return (*own, *sorted(others))
-
-
-def _may_be_installed() -> bool:
-    """Whether any package names a skill. A look at the files costs a tenth of loading what reads them."""
-    return any(_names_a_skill(directory or ".") for directory in sys.path)
-
-
-def _names_a_skill(place: str) -> bool:
-    if os.path.isfile(place):
-        return True  # an archive: what reads them can look into it
-    with contextlib.suppress(OSError):
-        for entry in os.listdir(place):
-            if entry.endswith((".dist-info", ".egg-info")):
-                with contextlib.suppress(OSError):
-                    if GROUP.encode() in Path(place, entry, "entry_points.txt").read_bytes():
-                        return True
-    return False
 
 
 def known(names: Iterable[str]) -> dict[str, str]:
