@@ -4,7 +4,7 @@ import pytest
 
 from paddock.core.alert import Alert, State
 from paddock.core.errors import Missing, Refused
-from paddock.engine.alerting import MOST_OPEN, REPEAT
+from paddock.engine.alerting import MOST_KEPT, MOST_OPEN, REPEAT
 from paddock.wire.hello import Alert as Told
 from paddock.wire.hello import Heard
 from tests.engine.scene import ANNA, Scene
@@ -22,7 +22,6 @@ async def test_an_alert_is_one_row_however_often_it_is_told(scene: Scene) -> Non
         assert await scene.desk.alerted(scene.host.id, FULL) == Heard(is_acknowledged=False, repeat_after=REPEAT)
     (only,) = alerts(scene)
     assert (only.count, only.state, only.subject, only.message) == (3, State.RAISED, "/", "90 % full")
-    assert scene.states("alerts", only.id) == ["raised"]
 
 
 async def test_once_a_person_knows_the_agent_need_not_repeat_it(scene: Scene) -> None:
@@ -61,6 +60,14 @@ async def test_an_agent_has_no_more_than_so_many_open(scene: Scene) -> None:
         await scene.desk.alerted(scene.host.id, FULL)
     await scene.desk.alerted(scene.host.id, Told(name="n0", message="x", is_over=True))
     await scene.desk.alerted(scene.host.id, FULL)
+
+
+async def test_an_agent_that_raises_and_ends_by_the_second_fills_no_store(scene: Scene) -> None:
+    for _ in range(MOST_KEPT + 20):
+        await scene.desk.alerted(scene.host.id, FULL)
+        await scene.desk.alerted(scene.host.id, OVER)
+    assert len(alerts(scene)) == MOST_KEPT
+    assert scene.look(lambda tables: tables.history.since("alerts", scene.clock.now())) == []
 
 
 async def test_what_an_agent_says_is_redacted_to_a_line(scene: Scene) -> None:

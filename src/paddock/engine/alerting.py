@@ -10,7 +10,7 @@ from paddock.core.access import Identity
 from paddock.core.alert import Alert
 from paddock.core.errors import Refused
 from paddock.core.redaction import sentence
-from paddock.engine.means import move, need, record
+from paddock.engine.means import move, need
 from paddock.ports import Tables
 from paddock.wire import hello
 
@@ -18,6 +18,8 @@ REPEAT = timedelta(minutes=5)
 """After so long an agent tells again what nobody has acknowledged."""
 MOST_OPEN = 200
 """Open alerts of one agent; more of them tell a person nothing."""
+MOST_KEPT = 500
+"""Alerts of one agent that are kept, those that are over included."""
 _OPEN = sorted(alerts.OPEN)
 
 
@@ -34,6 +36,7 @@ def tell(tables: Tables, agent: str, told: hello.Alert, *, now: datetime) -> hel
         return _heard(tables.alerts.swap(known, after))
     if tables.alerts.count(agent=agent, state=_OPEN) >= MOST_OPEN:
         raise Refused(f"alert {told.name}: {MOST_OPEN} alerts of this agent are open already")
+    _make_room(tables, agent)
     raised = tables.alerts.add(
         Alert(
             id=str(tables.number("alert")),
@@ -46,8 +49,14 @@ def tell(tables: Tables, agent: str, told: hello.Alert, *, now: datetime) -> hel
             told=now,
         )
     )
-    record(tables, "alerts", None, raised, "raise", now=now, by=f"agent {agent}", note=message)
     return _heard(raised)
+
+
+def _make_room(tables: Tables, agent: str) -> None:
+    """An agent that raises and ends by the second fills no store: its oldest ones go."""
+    if tables.alerts.count(agent=agent) >= MOST_KEPT:
+        for alert in tables.alerts.where(agent=agent, state=alerts.State.OVER, limit=1):
+            tables.alerts.remove(alert.id)
 
 
 def _heard(alert: Alert) -> hello.Heard:
@@ -65,7 +74,8 @@ def acknowledge(tables: Tables, id: str, *, identity: Identity, now: datetime) -
 
 
 def _end(tables: Tables, alert: Alert, *, now: datetime) -> None:
-    move(tables, "alerts", alert, alerts.end(alert, now=now), alerts.Signal.END, now=now, by=f"agent {alert.agent}")
+    # Without a line of history: the row has both moments, and agents may say this by the second.
+    tables.alerts.swap(alert, alerts.end(alert, now=now))
 
 
 def end_all(tables: Tables, agent: str, *, now: datetime) -> None:
