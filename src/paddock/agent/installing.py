@@ -10,35 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddock.agent import enrolment, unit
+from paddock.agent import enrolment, events, unit
 from paddock.agent.conf import PATH, Conf
 from paddock.agent.placing import Absent, Directory, File, Link, Owner, Thing
 from paddock.core.errors import Refused
 
-LOGGING = """\
-# Where the agent's lines go and how they look: Python's dictConfig (logging.config), as YAML.
-# `[logging] configfile` in agent.conf names this file. One that cannot be used is told, and lines go to standard error.
-version: 1
-formatters:
-  text: {(): paddock.agent.events.Events}      # 2026-01-31T12:00:00Z info paddock.agent: session began agent='a-1'
-  objects: {(): paddock.agent.events.Objects}  # {"at": ..., "level": ..., "event": ...}: one JSON object a line
-handlers:
-  stderr:                                      # under systemd: journalctl -u paddock-agent
-    class: logging.StreamHandler
-    formatter: text
-#  file:                                       # name it below too: handlers: [stderr, file]
-#    class: logging.handlers.RotatingFileHandler
-#    formatter: text
-#    filename: @LOG@/agent.log
-#    maxBytes: 10485760
-#    backupCount: 5
-loggers:
-  paddock:                                     # without a level here, that of agent.conf counts
-    handlers: [stderr]
-    propagate: false
-#  paddock.agent.skills:
-#    level: DEBUG
-"""
 LOGGING_FILE = Path("etc/logging.yaml")
 _SYSTEM = Path("etc/systemd/system")
 
@@ -105,7 +81,7 @@ def plan(wanted: Wanted) -> Iterator[Thing]:
         yield File(path=at(conf.base / "bin" / name), content=content, mode=0o755, owner=admin)
     yield File(
         path=at(conf.base / LOGGING_FILE),
-        content=LOGGING.replace("@LOG@", str(wanted.log)).encode(),
+        content=events.usual(wanted.log).encode(),
         mode=0o640,
         owner=reads,
         is_theirs=True,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from paddock.agent.ini import Name
 from paddock.core.errors import Refused
-from paddock.hands import links, trust
 
 CLOUDS = tuple(
     """Amazon Atmos ATT Azure Bluelock CloudCentral CloudSigma CloudStack CloudStack3 Eucalyptus GoGrid Google IBM
@@ -73,6 +72,8 @@ def truth(value: str) -> str:
 
 def urls(value: str) -> str:
     """URLs that an agent can dial, each once, separated by spaces."""
+    from paddock.hands import links
+
     found = dict.fromkeys(value.replace(",", " ").split())
     for url in found:
         links.check(url)
@@ -89,6 +90,8 @@ def line(value: str) -> str:
 
 def pin(value: str) -> str:
     """A fingerprint as 64 hex digits, or a path that begins with a slash."""
+    from paddock.hands import trust
+
     found = trust.fingerprint_of(value)
     if found:
         return found

@@ -7,7 +7,6 @@ import argparse
 import hashlib
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 from paddock.agent.commands.grammar import Commands, command, path, say, tell
@@ -35,7 +34,7 @@ def add(commands: Commands) -> None:
 def _bundle(chosen: argparse.Namespace) -> None:
     from paddock.agent import bundled, bundling, placing
 
-    if bundled.program() is not None or zipfile.is_zipfile(sys.argv[0]):
+    if bundled.program() is not None:
         raise Refused(
             f"bundle: this is a bundle itself: {sys.argv[0]}",
             hint="copy it; another is made where Paddock is installed",
