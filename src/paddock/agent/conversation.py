@@ -51,6 +51,7 @@ class Conversation:
         self._batch: Batch | None = None
         self._told: dict[str, Alert] = {}
         self._refusals: dict[str, int] = {}
+        self._retelling: set[str] = set()
         self._group: asyncio.TaskGroup | None = None
         self.welcome: Welcome | None = None
 
@@ -254,12 +255,18 @@ class Conversation:
         if request.params["state"] == TaskState.RUNNING:
             return
         if isinstance(response, Failure) and response.code in _RETRIED:
-            self._later(lambda: self._command("task_status", request.params))
+            if task not in self._retelling:  # who asked for it meanwhile, ten times perhaps, starts no second rhythm
+                self._retelling.add(task)
+                self._later(lambda: self._retell(task, request.params))
             return
         if isinstance(response, Failure):
             # Its fence is dead, or it was never ours to the server: it takes no more of this task.
             self._worker.spool.drop(task)
         self._worker.told(task)
+
+    def _retell(self, task: str, params: Mapping[str, JSON]) -> None:
+        self._retelling.discard(task)
+        self._command("task_status", params)
 
     def _later(self, act: Callable[[], object]) -> None:
         async def wait() -> None:
