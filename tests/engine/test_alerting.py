@@ -62,6 +62,7 @@ async def test_an_agent_has_no_more_than_so_many_open(scene: Scene) -> None:
     await scene.desk.alerted(scene.host.id, FULL)
 
 
+@pytest.mark.slow
 async def test_an_agent_that_raises_and_ends_by_the_second_fills_no_store(scene: Scene) -> None:
     for _ in range(MOST_KEPT + 20):
         await scene.desk.alerted(scene.host.id, FULL)

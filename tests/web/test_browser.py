@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from paddock.engine import noting
 from tests.web.scene import OPERATOR, Scene, Wall, make, print_on
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -135,6 +136,31 @@ async def test_a_person_logs_in_and_presses_a_button() -> None:
         row = await scene.store.read(lambda tables: tables.environments.find("two-node-4"))
     assert row
     assert row.state.value == "cleaning"
+
+
+async def test_an_agents_own_log_grows_while_it_is_read() -> None:
+    trouble: list[str] = []
+    async with served() as (scene, address), browser() as page:
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+
+        async def log(text: str, level: str) -> None:
+            entry = {"level": level, "msg": text, "time": "2026-01-31T09:42:00.5Z"}
+            scene.tail.grew(noting.place("a-vm-1"), await noting.note(scene.archive, "a-vm-1", [entry]))
+
+        await page.goto(f"{address}/agents/a-vm-1")
+        await page.wait_for_selector("#link:text-is('live')")
+        await log("one <b>more</b>", "warning")
+        await page.wait_for_selector(".ownlog p.warning:has-text('one <b>more</b>')")
+        async with page.expect_navigation(url="**/agents/a-vm-1?level=error*"):
+            await page.select_option("[data-submits]", "error")
+        await log("of no interest", "info")
+        await log("look here", "error")
+        await page.wait_for_selector(".ownlog p.error:has-text('look here')")
+        assert await page.locator(".ownlog p").count() == 2, "the error that was there, and the new one"
+        before = await page.inner_text(".ownlog")
+        await page.reload()
+        assert await page.inner_text(".ownlog") == before, "the page is told what the script drew"
+    assert trouble == []
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
