@@ -31,7 +31,17 @@ ALLOWED = {
     | {"defusedxml", "xml.etree.ElementTree"}
     | {"paddock.core", "paddock.wire", "paddock.hands", "paddock.ports", "paddock.engine"},
     "agent": MACHINE
-    | {"argparse", "getpass", "grp", "importlib", "sqlite3", "traceback", "urllib.request", "zipfile"}
+    | {
+        "argparse",
+        "concurrent.futures",
+        "getpass",
+        "grp",
+        "importlib",
+        "sqlite3",
+        "traceback",
+        "urllib.request",
+        "zipfile",
+    }
     | {"websockets", "python_socks", "yaml", "paddock.core", "paddock.wire", "paddock.hands", "paddock.agent"},
     "client": MACHINE | {"httpx", "websockets", "paddock.core", "paddock.wire", "paddock.hands", "paddock.client"},
 }

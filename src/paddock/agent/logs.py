@@ -1,4 +1,4 @@
-"""The agent's own log lines on their way to the server: in order, limited in rate, spooled on disk.
+"""The agent's own lines on their way to the server: in order, limited in rate, spooled.
 
 Effects: idempotent, as its segments say; what is over the room or the rate is dropped and counted, the count is told.
 """

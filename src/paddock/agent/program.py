@@ -1,4 +1,4 @@
-"""The file that an installed agent is, the versions of it that lie beside, and how one takes the place of another.
+"""The file that an installed agent is, and how another version of it takes its place.
 
 Effects: idempotent; the file under the service's name is always a whole one, the old or the new.
 """
@@ -65,7 +65,8 @@ def running() -> Program | None:
     """The file that this process was started from; None where Paddock is installed as a package."""
     path = Path(os.path.abspath(sys.argv[0]))  # not resolved: the service names this path
     if getattr(sys, "frozen", False):
-        return Program(path=Path(sys.executable), interpreter=())
+        # Not the executable: that is what the file unpacked, and no service names it.
+        return Program(path=path, interpreter=())
     if path.suffix == ".pyz" and path.is_file():
         return Program(path=path, interpreter=(sys.executable,))
     return None

@@ -1,4 +1,4 @@
-"""The end of an agent: its identity, its journal and its spool go, so that an image of the machine holds none of them.
+"""The end of an agent: identity, journal and spool go, so that no image holds them.
 
 Effects: journaled by one file in the state directory. `asked`: the work is done, and the server does not know it yet.
 `begun`: the server knows, and whoever finds this removes what is left before anything else; the file itself goes last.

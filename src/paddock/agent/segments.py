@@ -1,4 +1,4 @@
-"""A queue of lines on disk, in numbered files: bounded, in order, what does not fit is counted.
+"""A queue of lines on disk: bounded, in order, and what does not fit is counted.
 
 Effects: idempotent. A line is in the kernel's hands when `append` returns, and so is the place up to which somebody has
 taken them: a killed process loses neither. Nothing is synced: a power cut may cost the last seconds of lines, and may

@@ -1,4 +1,4 @@
-"""A new program proves beside the old one that it starts, understands its configuration, says hello and is welcome.
+"""A new program proves beside the old one that it starts, says hello and is welcome.
 
 Effects: none. It holds no lock and no ledger, and carries out nothing: what the server sends to it is sent again to the
 next session, which is the old program's, or the new one's in its place.

@@ -1,4 +1,4 @@
-"""One program of the agent taking the place of another, and giving it back if the server does not welcome it.
+"""One program takes the place of another, and gives it back if it is not welcome.
 
 Effects: journaled by one file in the state directory.
 

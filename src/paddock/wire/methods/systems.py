@@ -1,4 +1,4 @@
-"""Methods of the skill `system`: what a machine is, how it does, and what is done to it as a whole."""
+"""Methods of the skill `system`: what a machine is, how it does, what is done to it."""
 
 from paddock.core.access import Role
 from paddock.wire.methods.table import DAY, MINUTE, Effect, Kind, Method, Param, Toward

@@ -1,4 +1,4 @@
-"""The machine as a whole: what it is, how it does, its name, its reboot, its cleaning; and the agent's own upgrade."""
+"""The machine as a whole: facts, load, name, reboot, cleaning; and the agent's upgrade."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""Makes a machine ready to be imaged: traces go, then the server is told, then the agent's own identity goes.
+"""Makes a machine ready to be imaged: traces go, the server is told, the agent goes.
 
 Effects: journaled. Removing is idempotent, so a crash begins it again; what the agent is goes only after the server has
 the command's end and all its output, and `agent.retiring` sees that through from there.

@@ -1,4 +1,4 @@
-"""Replaces the agent's own program: fetched, checked, tried beside the old one, switched, and reported by the new one.
+"""Replaces the agent's own program: fetched, checked, tried, switched, then reported.
 
 Effects: journaled by `agent.upgrading`. Until the switch is noted nothing has changed but a file in the versions'
 directory, and a crash begins it again; from then on the journal tells which program should be there, and whether the
