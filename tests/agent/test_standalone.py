@@ -11,6 +11,7 @@ import pytest
 from paddock import __version__
 from paddock.agent import freezing, frozen
 from paddock.agent.__main__ import run
+from paddock.agent.program import running
 from tests.agent.conftest import Host
 from tests.agent.desk import CODE, Desk
 
@@ -141,6 +142,17 @@ def test_the_environment_is_the_machines_again(monkeypatch: pytest.MonkeyPatch) 
     found = {"LD_LIBRARY_PATH": "/mine"}
     frozen.settle(found)
     assert found["LD_LIBRARY_PATH"] == "/mine"
+
+
+def test_it_is_the_file_that_was_started_and_not_what_that_unpacked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.frozen", True, raising=False)
+    monkeypatch.setattr("sys.executable", "/c/bundle-1/paddock-agent")
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "paddock-agent"), "run"])
+    found = running()
+    assert found is not None
+    assert found.words() == (str(tmp_path / "paddock-agent"),)
 
 
 def test_without_pyinstaller_it_says_how_to_get_it(

@@ -4,7 +4,8 @@ Effects: none.
 """
 
 import sys
-from pathlib import Path
+
+from paddock.agent.program import running
 
 ARCHIVE = "paddock-agent.pyz"
 STANDALONE = "paddock-agent"
@@ -17,9 +18,7 @@ def program() -> tuple[str, bytes] | None:
 
     None where Paddock is installed as a package: then nothing else is needed.
     """
-    file = Path(sys.argv[0])
-    if getattr(sys, "frozen", False):
-        return STANDALONE, file.read_bytes()
-    if file.suffix == ".pyz" and file.is_file():
-        return ARCHIVE, file.read_bytes()
-    return None
+    found = running()
+    if found is None:
+        return None
+    return STANDALONE if getattr(sys, "frozen", False) else ARCHIVE, found.path.read_bytes()
