@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import hashlib
 import http.server
+import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -137,7 +139,7 @@ async def test_the_new_program_reports_and_running_tasks_go_on(desk: Desk, host:
     assert host.digest() == wanted["sha256"]
     (host.state.parent / "go").touch()
     assert await desk.whole("t") == b"up\ndown\n"
-    stored = {path.name for path in (host.program.parent / "versions").iterdir()}
+    stored = {path.name for path in (host.program.parents[1] / "versions").iterdir()}
     assert stored == {f"{before}.pyz", f"{wanted['sha256']}.pyz"}
     await desk.until(lambda: not (host.state / upgrading.FILE).exists())
 
@@ -156,6 +158,38 @@ async def test_an_older_program_may_take_the_place(desk: Desk, host: Installed, 
     status = await upgrade(desk, **shelf.put("old.pyz", "0.9"))
     assert status.result is not None
     assert (status.result["version"], status.result["before"]) == ("0.9", "1.0")
+
+
+async def test_real_bundles_take_each_others_place(desk: Desk, host: Installed, shelf: Shelf) -> None:
+    from paddock.agent import bundling
+
+    made = bundling.archive()
+    for path, version in ((host.program, "1.0"), (shelf.directory / "new.pyz", "2.0")):
+        path.write_bytes(_as_version(made, version))
+        path.chmod(0o755)
+    host.env |= {"PYTHONPATH": "", "PADDOCK_AGENT_CACHE": str(host.state.parent / "cache")}
+    (host.state.parent / "cache").mkdir(mode=0o700)
+    host.start()
+    sha256 = hashlib.sha256((shelf.directory / "new.pyz").read_bytes()).hexdigest()
+    status = await upgrade(desk, url=f"http://127.0.0.1:{shelf.server.server_port}/new.pyz", sha256=sha256)
+    assert status.state is TaskState.COMPLETE, status.msg
+    assert status.result is not None
+    assert (status.result["version"], status.result["before"]) == ("2.0", "1.0")
+    assert {path.name for path in host.program.parents[1].iterdir()} == {"bin", "versions"}
+
+
+def _as_version(made: bytes, version: str) -> bytes:
+    """A bundle that says that it is of another version; of another digest, so that it is unpacked for itself."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(made)) as source, zipfile.ZipFile(out, "w") as target:
+        for name in source.namelist():
+            text = source.read(name)
+            if name == "paddock/__init__.py":
+                text += f"\n__version__ = {version!r}\n".encode()
+            if name == "__main__.py":
+                text = re.sub(rb'DIGEST = "[0-9a-f]*"', f'DIGEST = "{version}"'.encode(), text)
+            target.writestr(name, text)
+    return out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +228,7 @@ async def test_a_program_with_another_digest_never_runs(desk: Desk, host: Instal
     assert status.code == "refused"
     assert "sha256" in (status.msg or "")
     assert not ran.exists()
-    assert list((host.program.parent / "versions").iterdir()) == []
+    assert list((host.program.parents[1] / "versions").iterdir()) == []
 
 
 async def test_http_from_elsewhere_is_refused_before_anything_is_asked(desk: Desk, host: Installed) -> None:
@@ -284,8 +318,6 @@ async def end(living: "asyncio.Future[None]") -> None:
 
 
 def test_every_point_of_an_upgrade_is_passed_here() -> None:
-    import re
-
     files = [*(SOURCE / "paddock/agent").glob("upgrading.py"), *(SOURCE / "paddock/agent").rglob("upgrade.py")]
     found = {point for path in files for point in re.findall(r'faults\.at\("([a-z_.]+)"\)', path.read_text())}
     assert found == {*POINTS, *BACK_POINTS}

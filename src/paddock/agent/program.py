@@ -27,14 +27,18 @@ class Program:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this user may replace it."""
-        return os.access(self.path.parent, os.W_OK)
+        """Whether this user may replace it, and keep versions of it."""
+        return os.access(self.path.parent, os.W_OK) and os.access(self._versions.parent, os.W_OK)
 
     def stored(self, sha256: str) -> Path:
         """Where a version of it lies; its directory is made."""
-        directory = self.path.parent / _VERSIONS
-        directory.mkdir(mode=0o755, exist_ok=True)
-        return directory / f"{sha256}{self.path.suffix}"
+        self._versions.mkdir(mode=0o755, exist_ok=True)
+        return self._versions / f"{sha256}{self.path.suffix}"
+
+    @property
+    def _versions(self) -> Path:
+        # Beside its directory, as that is beside the one where a bundle unpacks itself: each is unpacked once.
+        return self.path.parent.parent / _VERSIONS
 
     def words(self, path: Path | None = None) -> tuple[str, ...]:
         """How to start it, or a version of it."""

@@ -118,7 +118,7 @@ class Upgrade:
             raise Refused("agent.upgrade: this agent is a Python package", hint="pip install --upgrade paddock")
         if not this.is_ours:
             raise Refused(
-                f"{this.path.parent}: the agent's user may not write there",
+                f"{this.path}: the agent's user may not replace it",
                 hint="run the new program's `configure` as root",
             )
         return this
