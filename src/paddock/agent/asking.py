@@ -1,4 +1,4 @@
-"""Asks a person for the values of a configuration: each with its default, again where an answer cannot be meant.
+"""Asks a person for each value of a configuration, again where an answer cannot be meant.
 
 Effects: none; it reads standard input and writes to standard output.
 """

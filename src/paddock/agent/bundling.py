@@ -1,4 +1,4 @@
-"""Makes one file that holds the whole agent, for any machine with a Python, the same bytes each time.
+"""Makes one file that holds the whole agent, for any Python, the same bytes each time.
 
 Effects: none; whoever asked for the bytes writes them.
 """

@@ -1,4 +1,4 @@
-"""The agent's configuration file: found, read with every value checked, and written with its comments kept.
+"""The agent's configuration file: found, read, checked, and written with its comments kept.
 
 Effects: none; whoever has the text writes it.
 """

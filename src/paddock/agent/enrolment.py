@@ -1,4 +1,4 @@
-"""The enrolment code on its way to the server: in a file of its own, which is gone once it was used.
+"""The enrolment code on its way to the server, in a file that is gone once it was used.
 
 Effects: idempotent; a code that is found after it was used is removed at the next start.
 """

@@ -1,4 +1,4 @@
-"""Makes one file that holds the agent and its own Python, for machines that have none, or an old one.
+"""Makes one file that holds the agent and its own Python.
 
 PyInstaller gathers the interpreter and what it needs into a directory. A program of its own kind in one file would
 unpack that at every start, stay as a parent beside the agent, and take the files away under running tasks; so ours is

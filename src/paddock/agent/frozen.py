@@ -1,4 +1,4 @@
-"""Where the standalone agent begins: its one program is both the agent and the Python that the agent starts.
+"""Where the standalone agent begins: one program, the agent and the Python it starts.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""What an installed agent is made of: its tree, its files and its service, planned from its configuration.
+"""What an installed agent is made of, planned from its configuration.
 
 Effects: none by itself; the plan is carried out by placing, which is idempotent.
 """

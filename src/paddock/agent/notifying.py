@@ -1,4 +1,4 @@
-"""Tells systemd how the service is: that it began, what it does, that it lives, that it leaves.
+"""Tells systemd how the service is: that it began, lives, leaves, and what it does.
 
 Effects: none; without a NOTIFY_SOCKET nothing is said.
 """

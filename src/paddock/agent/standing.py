@@ -1,4 +1,4 @@
-"""How the agent stands with its server, in a small file for `paddock agent status` and in words for systemd.
+"""How the agent stands with its server: a file for its status, and words for systemd.
 
 Effects: idempotent; the file is news, not memory: it is written without sync, and missing where the disk is full.
 """

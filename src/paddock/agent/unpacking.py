@@ -1,4 +1,4 @@
-"""The first file of a bundle: checks the Python it is run by, unpacks the bundle once, and starts the agent.
+"""The first file of a bundle: checks its Python, unpacks the bundle once, starts the agent.
 
 Written for every Python from 3.6 on: an old one should say that it is too old. It becomes `__main__.py`, and imports
 nothing of what is in the bundle before that is unpacked.

@@ -1,4 +1,4 @@
-"""What is said of a certificate so that others know it again: its fingerprint, its key's, and whether that is needed.
+"""What a certificate is known again by, and whether that is needed.
 
 Effects: none; it reads the two files.
 """

@@ -1,4 +1,4 @@
-"""What a machine needs to become a host: the agent in one file, and the script that installs and enrols it."""
+"""What a machine needs to become a host: the agent in one file, and its installer."""
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response

@@ -1,4 +1,4 @@
-"""The agent in its forms, as this server offers it, and the words with which a machine takes it."""
+"""The agent in its forms, as this server offers it, and the words to take it with."""
 
 import asyncio
 import hashlib

@@ -1,4 +1,4 @@
-"""paddock agent configure: an agent's tree, configuration and service, made or brought up to date.
+"""paddock agent configure: tree, configuration and service, made or brought up to date.
 
 Effects: idempotent; the same words again change nothing, and a run that is killed leaves the old configuration whole.
 """

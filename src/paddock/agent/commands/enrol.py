@@ -1,4 +1,4 @@
-"""paddock agent enrol: gives the agent of this machine a code, with which it joins the server when it starts.
+"""paddock agent enrol: a code for the agent of this machine, which uses it when it starts.
 
 Effects: idempotent.
 """

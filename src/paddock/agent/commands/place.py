@@ -1,4 +1,4 @@
-"""Which agent of this machine is meant: by its state directory, by its configuration, or the one at the usual place."""
+"""Which agent of this machine is meant: by state, by configuration, or the usual one."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""paddock agent status: whether the agent of this machine lives, and how it stands with its server."""
+"""paddock agent status: whether the agent lives, and how it stands with its server."""
 
 import argparse
 import sys
