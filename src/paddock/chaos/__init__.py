@@ -1,1 +1,1 @@
-"""Faults on purpose: a real server and a real agent, broken in every way while they work, and then counted."""
+"""Faults on purpose: a server and an agent, broken while they work, and then counted."""

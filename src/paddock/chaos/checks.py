@@ -1,4 +1,4 @@
-"""What has to be true in the end: each check from what was counted, with the first cases against it."""
+"""What has to be true in the end: each check, with the first cases against it."""
 
 import re
 from collections import Counter

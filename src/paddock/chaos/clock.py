@@ -1,4 +1,6 @@
-"""Runs a module of Paddock with a calendar that somebody else moves: `python -m paddock.chaos.clock FILE MODULE ...`.
+"""Runs a module of Paddock with a calendar that somebody else moves.
+
+`python -m paddock.chaos.clock FILE MODULE ...`
 
 Effects: none. The file holds seconds, by which everything that asks for the time of day is told another one.
 Steady clocks go on as they are, as they do when an operator or NTP sets a machine's clock. What is moved is what

@@ -1,4 +1,4 @@
-"""Gives the commands, gives some of them again, and knows of each what it was told of its end.
+"""Gives the commands, some of them again, and knows what it was told of their ends.
 
 Effects: none of its own; what an order does is the agent's.
 """

@@ -1,4 +1,4 @@
-"""The victim's first process: starts the agent, starts it again when it dies, and does to it what it is told.
+"""The victim's first process: keeps the agent started, and does to it what it is told.
 
 Effects: none that outlive it: when its standard input ends it takes everything below it along.
 

@@ -1,4 +1,4 @@
-"""What the victim is asked to do: commands drawn from a seed, and what each may leave behind."""
+"""What the victim is asked to do: commands drawn from a seed."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""A TCP proxy that loses: it cuts links, leaves them half-open, refuses new ones, and says old commands again.
+"""A TCP proxy that loses: it cuts links, leaves them half-open, says old commands again.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""Where the victim lives: processes, a disk and a boot of its own, as far as this machine lets us make them.
+"""Where the victim lives: processes, a disk and a boot of its own, where they can be had.
 
 Effects: none that outlive it; a run that is killed takes its victim along, the disk included.
 

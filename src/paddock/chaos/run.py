@@ -1,4 +1,4 @@
-"""A run of chaos: server, proxy and victim are started, given work, broken, healed, and counted.
+"""A run of chaos: server, proxy and victim are given work, broken, healed, and counted.
 
 Effects: none that outlive it, but for the directory that it was told to keep.
 """

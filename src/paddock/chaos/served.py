@@ -1,4 +1,4 @@
-"""The server of a chaos run: a real one on loopback, killed, stopped and started again, and asked over its API.
+"""The server of a chaos run: a real one, killed and started again, asked over its API.
 
 Effects: none that outlive it.
 """

@@ -1,4 +1,4 @@
-"""`paddock chaos`: whether this machine keeps what the agent promises, shown by breaking it on purpose."""
+"""`paddock chaos`: whether this machine keeps what the agent promises, by breaking it."""
 
 import asyncio
 import secrets
