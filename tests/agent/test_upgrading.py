@@ -12,14 +12,18 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from paddock.agent import upgrading
+from paddock.agent import dialing, fetching, upgrading
+from paddock.agent.skills.system import upgrade as upgrade_skill
+from paddock.core.errors import Broken
 from paddock.wire.hello import Status, TaskState
 from tests.agent.conftest import SOURCE, Host
 from tests.agent.desk import CODE, Desk
+from tests.certificates import Authority
 
 pytestmark = pytest.mark.slow
 
@@ -229,6 +233,35 @@ async def test_a_program_with_another_digest_never_runs(desk: Desk, host: Instal
     assert "sha256" in (status.msg or "")
     assert not ran.exists()
     assert list((host.program.parents[1] / "versions").iterdir()) == []
+
+
+async def test_the_agents_own_server_is_trusted_as_it_is_with_its_token(shelf: Shelf, tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path)
+    shelf.server.socket = authority.serving("127.0.0.1").wrap_socket(shelf.server.socket, server_side=True)
+    wanted = shelf.put("new.pyz", "2.0")
+    url = wanted["url"].replace("http:", "https:")
+    own = f"wss://127.0.0.1:{shelf.server.server_port}/agent"
+    ours = dialing.server((own,), authorities=authority.path, certificate=None)
+    other = dialing.server(("wss://192.0.2.1/agent",), authorities=authority.path, certificate=None)
+
+    async def fetch(server: dialing.Server) -> None:
+        what = fetching.Wanted(
+            url=url, sha256=wanted["sha256"], most=1 << 20, trust=upgrade_skill.trust_for(url, server)
+        )
+        await fetching.fetch(what, tmp_path / "fetched", limit=timedelta(seconds=20))
+
+    with pytest.raises(Broken, match="certificate verify failed"):
+        await fetch(other)
+    await fetch(ours)
+    assert hashlib.sha256((tmp_path / "fetched").read_bytes()).hexdigest() == wanted["sha256"]
+
+
+async def test_a_package_or_a_machine_without_isolation_is_not_upgraded_this_way(desk: Desk, tmp_path: Path) -> None:
+    plain = Host(desk, tmp_path / "plain")
+    plain.start()
+    status = await upgrade(desk, url="https://192.0.2.1/new.pyz", sha256="0" * 64)
+    plain.clear()
+    assert (status.code, status.msg) == ("refused", "agent.upgrade: this agent is a Python package")
 
 
 async def test_http_from_elsewhere_is_refused_before_anything_is_asked(desk: Desk, host: Installed) -> None:

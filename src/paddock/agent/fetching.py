@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from paddock.core.errors import Broken, PaddockError, Refused
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
     from urllib.request import OpenerDirector
 
 _CHUNK = 1 << 16
@@ -34,6 +35,8 @@ class Wanted:
     most: int
     """Bytes."""
     resolve: Callable[[str], Path] = field(default=Path)
+    trust: "SSLContext | None" = None
+    """Whom a TLS connection trusts; the system's authorities if None."""
 
 
 def objection(url: str) -> str:
@@ -125,11 +128,12 @@ def _opened(wanted: Wanted) -> BinaryIO:
     parts = urlsplit(wanted.url)
     if parts.scheme == "file":
         return wanted.resolve(unquote(parts.path)).open("rb")
-    response: BinaryIO = _opener(uses_proxy=parts.scheme == "https").open(wanted.url, timeout=_SILENCE)
+    opener = _opener(uses_proxy=parts.scheme == "https", trust=wanted.trust)
+    response: BinaryIO = opener.open(wanted.url, timeout=_SILENCE)
     return response
 
 
-def _opener(*, uses_proxy: bool) -> "OpenerDirector":
+def _opener(*, uses_proxy: bool, trust: "SSLContext | None") -> "OpenerDirector":
     """Follows a redirection only to where it might have been asked itself."""
     import ssl
     import urllib.request
@@ -143,5 +147,5 @@ def _opener(*, uses_proxy: bool) -> "OpenerDirector":
             return super().redirect_request(request, response, code, message, headers, url)
 
     proxies = urllib.request.ProxyHandler(None if uses_proxy else {})
-    secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    secure = urllib.request.HTTPSHandler(context=trust or ssl.create_default_context())
     return urllib.request.build_opener(proxies, secure, Redirections)

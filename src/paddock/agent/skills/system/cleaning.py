@@ -35,8 +35,6 @@ _REFUSED_AT_MOST = 200
 
 def deeds(place: Place) -> Mapping[str, Deed]:
     """system.clean_image."""
-    if retiring.is_asked(place.state):
-        place.life.busy = retiring.BUSY
 
     async def act(call: Call) -> Outcome:
         items = chosen(call.texts("items"))

@@ -15,9 +15,12 @@ import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from paddock import __version__
 from paddock.agent import durable, program, upgrading
+from paddock.agent.dialing import Server
 from paddock.agent.entry import Outcome
 from paddock.agent.program import Program
 from paddock.agent.skills.skill import Call, Deed, Place, Work, in_thread
@@ -27,6 +30,9 @@ from paddock.hands import faults
 from paddock.wire.framing import JSON
 from paddock.wire.hello import Hello
 from paddock.wire.messages import Code
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +136,9 @@ class Upgrade:
         stored = this.stored(wanted)
         faults.at("upgrade.fetching")
         if await in_thread(lambda: program.digest(stored)) != wanted:
-            what = fetching.Wanted(url=call.text("url"), sha256=wanted, most=MOST)
+            url = call.text("url")
+            server = self._place.carrying.server if self._place.carrying is not None else None
+            what = fetching.Wanted(url=url, sha256=wanted, most=MOST, trust=trust_for(url, server))
             await fetching.fetch(what, stored, limit=call.limit or _FETCH_LIMIT)
         await in_thread(lambda: _make_program(stored))
         faults.at("upgrade.fetched")
@@ -191,6 +199,14 @@ class Upgrade:
 def _done(sha256: str, *, before: str, changed: bool) -> Outcome:
     result: dict[str, JSON] = {"version": __version__, "sha256": sha256, "before": before, "changed": changed}
     return Outcome(result=result)
+
+
+def trust_for(url: str, server: Server | None) -> "SSLContext | None":
+    """Our own server is trusted as it is with our token, everybody else as the system does (None)."""
+    if server is None:
+        return None
+    own = {urlsplit(one).netloc for one in server.urls}
+    return server.ssl if urlsplit(url).netloc in own else None
 
 
 def version_of(this: Program, stored: Path) -> str:
