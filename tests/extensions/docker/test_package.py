@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import paddock_docker
+from paddock.wire.methods import Method
+from tests.wire.test_methods import test_a_row_keeps_the_rules_of_the_table as keeps_the_rules
+
 HOME = Path(__file__).resolve().parents[3] / "extensions" / "docker"
 FILES = sorted((HOME / "src").rglob("*.py"))
 
@@ -34,3 +38,8 @@ def test_it_needs_paddock_and_the_standard_library_alone(file: Path) -> None:
     others = {name for name in names if not name.startswith(rooms)}
     assert {name.partition(".")[0] for name in others} - sys.stdlib_module_names == set()
     assert "subprocess" not in others
+
+
+@pytest.mark.parametrize("method", paddock_docker.METHODS, ids=lambda method: method.name)
+def test_its_rows_keep_the_rules_of_the_table(method: Method) -> None:
+    keeps_the_rules(method)
