@@ -162,7 +162,8 @@ class Desk:
             case "enrol":
                 token = self.codes.get(str(command.params["code"]))
                 self.enrolments += 1
-                self.tokens |= {token} if token else set()
+                if token and token != TOKEN:  # a test may have taken the usual one away
+                    self.tokens.add(token)
                 response = (
                     Success(id=command.id, result={"agent": "host", "token": token})
                     if token

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import os
 import ssl
@@ -25,6 +24,8 @@ from tests.hands.test_websocket import Proxy
 pytestmark = pytest.mark.slow
 HASTY = ("--retry-limit", "1")
 """As soon as it may: each attempt a second after the one before."""
+LATE = 0.5
+"""So much later than it came a busy machine may note that somebody came."""
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_given_up_and_
         host.start("--server", f"ws://127.0.0.1:{port}/agent", "--connect-limit", "0.5", "--json", *HASTY)
         await until(lambda: len(taken) >= 3)
     assert "no answer within 0.5 s" in whys(host)[0]
-    assert min(b - a for a, b in itertools.pairwise(taken)) >= 1.4, "the deadline, and a second"
+    assert taken[2] - taken[0] >= 2 * 1.5 - LATE, "each time the deadline, and a second"
 
 
 async def test_a_tls_handshake_that_hangs_is_given_up(host: Host) -> None:
@@ -140,8 +141,7 @@ async def test_a_server_that_welcomes_and_drops_at_once_is_never_asked_more_than
     desk.drops_at_once = True
     host.start("--server", over(wire), *HASTY)
     await until(lambda: len(wire.opened) >= 4)
-    gaps = [b - a for a, b in itertools.pairwise(wire.opened)]
-    assert min(gaps) >= 1, gaps
+    assert wire.opened[3] - wire.opened[0] >= 3 - LATE
     assert len(desk.hellos) >= 3
     desk.drops_at_once = False
     await desk.here()
@@ -155,7 +155,7 @@ async def test_retry_after_is_obeyed_whether_it_is_a_number_or_its_text(
     desk.tokens, desk.retry_after = set(), wish
     host.start("--server", over(wire), *HASTY)
     await until(lambda: len(wire.opened) >= 2)
-    assert wire.opened[1] - wire.opened[0] >= float(str(wish))
+    assert wire.opened[1] - wire.opened[0] >= float(str(wish)) - LATE
     desk.tokens = {TOKEN}
     await desk.here()
 
