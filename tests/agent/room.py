@@ -26,7 +26,7 @@ for place in {covered}; do
 done
 exec "$2" -c "$3" "$4"
 """
-_CHILD = """
+CHILD = """
 import asyncio, importlib, json, subprocess, sys
 from pathlib import Path
 from paddock.agent.skills.skill import Call, Place, Read
@@ -67,7 +67,7 @@ class Room:
 
     def __init__(self, skill: str, place: Path) -> None:
         place.mkdir()
-        words = [sys.executable, _CHILD, skill]
+        words = [sys.executable, CHILD, skill]
         self._child = subprocess.Popen(
             [
                 *("unshare", "--mount", "--propagation", "private", "/bin/sh", "-c"),

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 from paddock.agent.entry import Outcome
 from paddock.agent.skills.skill import Call, Deed, Place, Read, Work, in_thread
-from paddock.agent.skills.users import accounts, adding, removing
 from paddock.wire.framing import JSON
 
 
@@ -16,10 +15,16 @@ def methods(place: Place) -> Mapping[str, Deed]:
     """user.add, user.remove, user.list."""
     del place  # users belong to the whole machine
 
+    # Loaded when they are first asked for: most agents never touch an account.
+
     async def add(call: Call) -> Outcome:
+        from paddock.agent.skills.users import adding
+
         return await in_thread(functools.partial(adding.add, call))
 
     async def remove(call: Call) -> Outcome:
+        from paddock.agent.skills.users import removing
+
         return await in_thread(functools.partial(removing.remove, call))
 
     async def list_(call: Call) -> Mapping[str, JSON]:
@@ -30,6 +35,8 @@ def methods(place: Place) -> Mapping[str, Deed]:
 
 def _list(call: Call) -> Outcome:
     """By name, a page at a time."""
+    from paddock.agent.skills.users import accounts, adding
+
     least = 0 if call.params.get("system") is True else accounts.least_uid()
     wanted, after, most = call.text("name"), call.text("after"), call.number("most", 500)
     found = sorted(accounts.all_accounts(), key=lambda one: one.name)
