@@ -1,6 +1,9 @@
 """The big real parts that the large tests share, each started once and only where it can run."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +30,12 @@ def guest_image() -> Image:
         return guest.shared_image()
     except Unavailable as exc:
         pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole agent in one file, made as an operator makes it."""
+    path = tmp_path_factory.mktemp("bundle") / "paddock-agent.pyz"
+    command = [sys.executable, "-m", "paddock", "agent", "bundle", "--output", str(path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return path
