@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +147,23 @@ async def test_the_new_program_reports_and_running_tasks_go_on(desk: Desk, host:
     stored = {path.name for path in (host.program.parents[1] / "versions").iterdir()}
     assert stored == {f"{before}.pyz", f"{wanted['sha256']}.pyz"}
     await desk.until(lambda: not (host.state / upgrading.FILE).exists())
+
+
+async def test_systemd_hears_the_new_program_and_no_end_of_the_old_one(
+    desk: Desk, host: Installed, shelf: Shelf, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)  # noqa: FBT003 - the standard library's signature
+        host.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
+        status = await upgrade(desk, **shelf.put("new.pyz", "2.0"))
+        assert status.state is TaskState.COMPLETE, status.msg
+        heard = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                heard.append(manager.recv(4096).decode())
+    assert sum("READY=1" in one for one in heard) == 2
+    assert not any("STOPPING=1" in one for one in heard)
 
 
 async def test_the_program_that_runs_already_is_not_fetched(desk: Desk, host: Installed, shelf: Shelf) -> None:
