@@ -574,6 +574,22 @@ async def test_log_lines_and_new_tokens_reach_the_desk() -> None:
 
 
 @without_waiting
+async def test_lines_that_come_together_reach_the_desk_one_by_one_and_a_bad_one_is_refused() -> None:
+    hub, desk = house()
+    socket = Socket(hub)
+    await socket.hello()
+    line = {"level": "info", "msg": "one", "time": "2026-05-01T12:00:00Z"}
+    more = [{**line, "msg": "two", "fields": {"n": 2}}, {**line, "msg": "three", "level": "error"}]
+    socket.ask("log", {**line, "more": more}, id="2")
+    await socket.heard()
+    assert [one["msg"] for one in desk.told_of] == ["one", "two", "three"]
+    assert all("more" not in one and one["kind"] == "log" for one in desk.told_of)
+    socket.ask("log", {**line, "more": [{"msg": "without a level"}]}, id="3")
+    assert (await socket.heard())["error"]["code"] == "bad_params"
+    assert len(desk.told_of) == 3
+
+
+@without_waiting
 async def test_an_alert_is_answered_with_when_to_tell_it_again() -> None:
     hub, desk = house()
     socket = Socket(hub)
