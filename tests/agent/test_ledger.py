@@ -12,7 +12,7 @@ import pytest
 from paddock.agent import ledger as ledgers
 from paddock.agent.admission import Act, Answer, Asked, Refuse
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream
-from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.ledger import Ledger, Unreadable, Unwritable
 from paddock.core.errors import Broken, Refused
 from paddock.wire.messages import Code
 
@@ -228,6 +228,22 @@ async def test_a_full_disk_takes_nothing_new_and_loses_nothing_old(tmp_path: Pat
     assert isinstance(await admit(ledger, entry("a")), Answer)
     ledger._connection.execute("PRAGMA max_page_count = 100000")
     assert isinstance(await admit(ledger, entry("z", seq=5000)), Act)
+    await ledger.close()
+
+
+async def test_a_full_disk_makes_no_known_command_look_refused(tmp_path: Path) -> None:
+    """Steps share a flush: one that finds no room must not answer for those beside it."""
+    ledger = Ledger.open(tmp_path / "ledger")
+    await admit(ledger, entry("a"))
+    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    large = [replace(entry(f"b{number}", seq=number + 2), params={"run": "x" * 20_000}) for number in range(200)]
+    asking = [admit(ledger, one) for new in large for one in (new, entry("a"))]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert {type(answer) for answer in answers[1::2]} == {Answer}
+    assert {type(answer) for answer in answers[::2]} == {Unwritable}
+    assert not any(isinstance(answer, Unreadable) for answer in answers)
+    assert [one.id for one in await ledger.unacknowledged()] == ["a"]
     await ledger.close()
 
 

@@ -43,6 +43,7 @@ GOOD = Evidence(
     unknown=frozenset(),
     unsettled=(),
     refused=(),
+    said_again=frozenset(),
     printed={},
     files={},
     troubles=(),
@@ -154,6 +155,12 @@ def printer(told: Mapping[str, Any]) -> Given:
 )
 def test_output_is_compared_byte_by_byte(printed: bytes, told: Mapping[str, Any], is_right: bool) -> None:
     assert (misprint(printed, printer(told)) == "") is is_right
+
+
+def test_a_refused_command_that_the_proxy_said_again_may_run_once() -> None:
+    found = replace(of(told=end("failed", code="busy", exit=None)), said_again=frozenset({"c1"}))
+    assert failing(found) == set()
+    assert ONCE in failing(replace(found, witness={"c1": 2}))
 
 
 def test_cases_are_counted_and_a_few_of_them_shown() -> None:

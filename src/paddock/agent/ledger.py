@@ -55,6 +55,21 @@ class Unwritable(Broken):
     """What was to be remembered could not be made durable (a full disk): nothing of it counts."""
 
 
+class Unreadable(Unwritable):
+    """Not even what is remembered can be read now: nobody can be told anything, neither yes nor no."""
+
+
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
+_NO_WRITE = (
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
+"""What SQLite says when it has read all it wanted, and could not write."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admitted:
     """What was decided; `entry` is the new entry of an Act."""
@@ -338,9 +353,14 @@ class Ledger:
             with suppress(sqlite3.Error):
                 db.execute("ROLLBACK")
             self._suspect(exc)
-            failure = Unwritable(f"{self._path}: {exc}")
-            for step in group:
-                step.fail(failure)
+            if len(group) > 1:
+                # One that finds no room must not take along whoever only wanted to know: each by itself.
+                for step in group:
+                    self._commit([step])
+                return
+            code = getattr(exc, "sqlite_errorcode", 0)
+            is_room = code & 0xFF in _NO_ROOM or code in _NO_WRITE
+            group[0].fail((Unwritable if is_room else Unreadable)(f"{self._path}: {exc}"))
         else:
             # Before anybody is answered: whoever goes on sees what was written.
             self._numbers, self._fences = mirror
@@ -366,7 +386,8 @@ class _Step(Generic[T]):
         self._failure: BaseException | None = None
 
     def run(self, db: sqlite3.Connection) -> None:
-        """In a savepoint; what is no fault of the database undoes this step alone."""
+        """In a savepoint; what is no fault of the database undoes this step alone. May be called again."""
+        self._failure = None
         db.execute("SAVEPOINT step")
         try:
             self._value = self._act(db)

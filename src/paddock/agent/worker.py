@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from paddock.agent.admission import Act, Answer, Asked, Facts, Refuse, on_command
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream, final_status
-from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.ledger import Ledger, Unreadable, Unwritable
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Settings
 from paddock.agent.skills import Skills
@@ -111,10 +111,18 @@ class Worker:
 
     async def carry_out(self, command: Command) -> Success | Failure:
         """The answer to a command. Never raises but for being cancelled, which ends the waiting, not the command."""
+        while True:
+            with contextlib.suppress(Unreadable):  # whoever is told `busy` must not have been accepted before
+                return await self._answer_to(command)
+            await asyncio.sleep(_RETRY)
+
+    async def _answer_to(self, command: Command) -> Success | Failure:
         try:
             return await self._decide(command)
         except UnknownMethod as exc:
             return Failure(id=command.id, code=Code.UNKNOWN_METHOD, msg=exc.message)
+        except Unreadable:
+            raise
         except Unwritable as exc:
             return Failure(id=command.id, code=Code.BUSY, msg=exc.message)
         except PaddockError as exc:

@@ -33,7 +33,7 @@ class Evidence:
     """What was counted, after everything was healed and had settled.
 
     `witness` is the victim's own count: how often each id has begun. `printed` says of each output that the server has
-    what is wrong with it, `files` is what the victim has of those that were put. `troubles` are the moments (begin,
+    what is wrong with it, `said_again` are the ids that the proxy repeated by itself, `files` is what the victim has of those that were put. `troubles` are the moments (begin,
     end) of acts after which a command may be interrupted. `left` names what should not be there.
     """
 
@@ -42,6 +42,7 @@ class Evidence:
     unknown: frozenset[str]
     unsettled: Sequence[str]
     refused: Sequence[str]
+    said_again: frozenset[str]
     printed: Mapping[str, str]
     files: Mapping[str, bytes]
     troubles: Sequence[tuple[float, float]]
@@ -122,6 +123,9 @@ def _unproven(found: Evidence) -> Iterator[str]:
 
 def _refused_and_run(found: Evidence) -> Iterator[str]:
     for id, one in found.given.items():
+        # A refusal is recorded nowhere: who says the command again, which no server does, asks again.
+        if id in found.said_again:
+            continue
         if one.end is not None and one.end["code"] in _REFUSALS and found.witness.get(id, 0):
             yield f"{id}: {one.end['code']}, and executed: {one.end['message']}"
 

@@ -6,11 +6,13 @@ Effects: none.
 import asyncio
 import contextlib
 import random
+import re
 from collections import deque
 
 _CHUNK = 64 * 1024
 _REMEMBERED = 4000
 _LARGEST = 1 << 20
+_ID = re.compile(rb'"id":\s*"([^"]+)"')
 
 
 class Proxy:
@@ -20,8 +22,8 @@ class Proxy:
         self.port = 0
         self.refuses = False
         """New links are closed at once."""
-        self.repeated = 0
-        """How many commands were said again."""
+        self.repeated: list[str] = []
+        """The ids of commands that were said again."""
         self._target = target
         self._chance = chance
         self._server: asyncio.Server | None = None
@@ -57,7 +59,7 @@ class Proxy:
         if live and self._said:
             chosen = [self._chance.choice(self._said) for _ in range(count)]
             live[-1].insert(chosen)
-            self.repeated += len(chosen)
+            self.repeated += [found.group(1).decode() for one in chosen if (found := _ID.search(one))]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
