@@ -289,7 +289,7 @@ async def test_states_are_stored_by_name(ledger: Ledger) -> None:
         "UPDATE entries SET params = '{\"run\": '",
         "UPDATE entries SET accepted = 'yesterday'",
         "UPDATE numbers SET value = 'many' WHERE name = 'seq'",
-        "UPDATE entries SET outcome = '{\"code\": \"who knows\", \"result\": {}, \"streams\": {}}'",
+        'UPDATE entries SET outcome = \'{"code": "who knows", "result": {}, "streams": {}}\'',
         "DELETE FROM words",
     ],
 )

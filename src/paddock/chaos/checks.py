@@ -33,8 +33,9 @@ class Evidence:
     """What was counted, after everything was healed and had settled.
 
     `witness` is the victim's own count: how often each id has begun. `printed` says of each output that the server has
-    what is wrong with it, `said_again` are the ids that the proxy repeated by itself, `files` is what the victim has of those that were put. `troubles` are the moments (begin,
-    end) of acts after which a command may be interrupted. `left` names what should not be there.
+    what is wrong with it, `files` is what the victim has of those that were put. `said_again` are the ids that the
+    proxy repeated by itself. `troubles` are the moments (begin, end) of acts after which a command may be interrupted.
+    `left` names what should not be there.
     """
 
     given: Mapping[str, Given]
