@@ -154,7 +154,9 @@ class Run:
         python = [sys.executable, "-m"]
         agent = [*python, "paddock.chaos.clock", str(self._clock), "paddock.agent", "run", "--code", code]
         agent += ["--server", f"ws://127.0.0.1:{self._proxy.port}/agent", "--state", str(self._state)]
-        agent += ["--skills", "script,file,system", "--retry-limit", "2", "--cloud", "none"]
+        agent += ["--skills", "script,file,system", "--cloud", "none"]
+        # Patience that fits a network of one machine: most of a run would be waiting.
+        agent += ["--retry-limit", "2", "--connect-limit", "5", "--hello-limit", "5"]
         agent += ["--retention", str(_RETENTION / timedelta(days=1))]
         await self._room.boot([*python, "paddock.chaos.init", *agent], surroundings(self._directory))
         async with asyncio.timeout(_READY_WITHIN):
