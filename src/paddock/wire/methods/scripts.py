@@ -64,7 +64,12 @@ METHODS = (
             ),
             Param(name="pids", kind=Kind.INTEGER, least=1, most=4_194_304, doc="processes and threads of its tree"),
             Param(
-                name="cpus", kind=Kind.NUMBER, least=0.01, most=4096, doc="processor time its tree gets: 1.5 of them"
+                name="cpus",
+                kind=Kind.NUMBER,
+                unit="processors",
+                least=0.01,
+                most=4096,
+                doc="processor time its tree gets: 1.5 of them",
             ),
             Param(
                 name="limits",
