@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from paddock.agent import identity
+from paddock.agent import identity, origin
 from paddock.agent.__main__ import run
 from paddock.agent.identity import Identity
 from paddock.agent.keys import CLOUDS, KEYS
+from paddock.agent.origin import Origin
 
 URL = "wss://ci.example.org/agent"
 SEED = """Amazon, Atmos, ATT, Azure, Bluelock, CloudCentral, CloudSigma, CloudStack, CloudStack3, Eucalyptus, GoGrid,
@@ -145,6 +146,23 @@ def test_an_enrolled_agent_keeps_its_identity_and_the_code_is_not_used(configure
     assert code == 0
     assert "enrolled already, as a-1; the code was not used" in out
     assert not (base / "state/code").exists()
+
+
+def test_a_copy_of_an_enrolled_disk_takes_the_code_of_its_own(
+    configure: Configure, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure("--url", URL)
+    identity.save(base / "state", Identity(agent="a-1", token="t"))
+    here = Origin(product_uuid="5a7f2f6e-0d1c-4d53-9f3e-0c8a1b2c3d4e", machine_id="1" * 32)
+    monkeypatch.setattr(origin, "look", lambda root: here)
+    origin.record(base / "state", here)
+    assert configure("--url", URL, "--code-file", "-", stdin="code-2")[0] == 0
+    assert not (base / "state/code").exists()
+    origin.record(base / "state", Origin(product_uuid="7b1e9c52-63f4-4a1d-8f60-91d2e3f4a5b6", machine_id="1" * 32))
+    code, out, _ = configure("--url", URL, "--code-file", "-", stdin="code-2")
+    assert code == 0
+    assert (base / "state/code").read_text() == "code-2\n"
+    assert "the code was not used" not in out
 
 
 # Reload

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,15 @@ async def test_it_installs_itself_where_it_is_configured(desk: Desk, program: Pa
 
 def unit(base: Path) -> str:
     return (base / "etc/paddock-agent.service").read_text()
+
+
+@pytest.mark.parametrize("tool", [("shellcheck", "-s", "sh"), ("dash", "-n")])
+def test_the_script_before_it_is_clean(tool: tuple[str, ...], tmp_path: Path) -> None:
+    if shutil.which(tool[0]) is None:
+        pytest.skip(f"{tool[0]} is not installed")
+    (tmp_path / "head.sh").write_bytes(freezing._head("0123456789abcdef"))
+    done = subprocess.run([*tool, str(tmp_path / "head.sh")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_environment_is_the_machines_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,7 +277,10 @@ def _known(root: Path, conf: "Conf") -> "Identity | None":
 def _is_copy(root: Path, conf: "Conf") -> bool:
     from paddock.agent import origin
 
-    recorded = origin.load(root / str(conf.state).lstrip("/"))
+    try:
+        recorded = origin.load(root / str(conf.state).lstrip("/"))
+    except PaddockError:
+        return False  # the agent itself says what is wrong with it
     return recorded is not None and bool(origin.difference(recorded, origin.look(root)))
 
 
