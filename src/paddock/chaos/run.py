@@ -36,6 +36,8 @@ _RETENTION = timedelta(seconds=4)
 _SETTLES_WITHIN = 120.0
 _READY_WITHIN = 60.0
 _AT_ONCE = 2
+_SLOWLY = 0.02
+"""Seconds between two commands while the disk is full."""
 _SILENTLY = 0.3
 """How often a partition leaves the links that are open half-open; else they are reset."""
 _DESCRIPTORS = 64
@@ -99,6 +101,7 @@ class Run:
         self._done: Counter[str] = Counter()
         self._troubles: list[tuple[float, float]] = []
         self._left_out: dict[Act, str] = {}
+        self._is_narrow = False
         self._began = time.monotonic()
 
     def _chance(self, name: str) -> random.Random:
@@ -188,6 +191,8 @@ class Run:
                     if time.monotonic() >= until:
                         break
                     await self._giving.give(order, posting)
+                    if self._is_narrow:
+                        await asyncio.sleep(_SLOWLY)  # what is refused proves little
                     progress.given, progress.over = len(self._giving.given), self._giving.over
                     self._tell(progress)
             acting.cancel()
@@ -263,8 +268,10 @@ class Run:
                 await room.say("resume")
             case Act.FULL_DISK | Act.NARROW_DISK:
                 room.fill(leave=0 if one.act is Act.FULL_DISK else int(one.draw * _NARROW))
+                self._is_narrow = True
                 await asyncio.sleep(one.length)
                 room.free()
+                self._is_narrow = False
             case Act.CLOCK_AGENT | Act.CLOCK_SERVER:
                 file = self._clock if one.act is Act.CLOCK_AGENT else served.clock
                 clock.write(file, (one.draw * 2 - 1) * acts.HOUR)
