@@ -1,6 +1,10 @@
 """Which bytes of which output go next: offsets sent and acknowledged, a window a task.
 
 Effects: none; it reads the files in which tasks and skills left their output. What was not acknowledged is sent again.
+
+Sync rules: a keeper writes output without a sync while it comes, and syncs it once before the exit record that states
+its length. What is sent may be ahead of our disk; the server acknowledges what it has synced on its own, and nothing
+is removed before that. A file that is shorter than its record said (a power cut) is told as missing, never filled up.
 """
 
 import asyncio
