@@ -21,6 +21,7 @@ AT_ONCE = 100
 """Lines in one message."""
 _SIZE = 256 << 10  # bytes of lines in one message
 _LONGEST = 4000
+_COUNT_EVERY = 5.0  # seconds between two messages that say only how many lines were dropped
 _PLAIN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _LEVELS = ((logging.ERROR, "error"), (logging.WARNING, "warning"), (logging.INFO, "info"))
 
@@ -61,6 +62,8 @@ class Logs(logging.Handler):
         self._told, self._wrong = _Bucket(burst=100, rate=20), _Bucket(burst=500, rate=20)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
+        self._counted = -_COUNT_EVERY
+        self._later: asyncio.TimerHandle | None = None
 
     def attach(self, loop: asyncio.AbstractEventLoop, news: asyncio.Event) -> None:
         """From now on new lines set the event, whichever thread they come from."""
@@ -84,6 +87,8 @@ class Logs(logging.Handler):
         """The oldest lines that the server does not have."""
         while True:
             taken = self._lines.peek(lines=AT_ONCE, size=_SIZE)
+            if taken.lost and not taken.lines and self._is_soon():
+                return None
             found = [_gap(taken.lost)] if taken.lost else []
             found += [line for text in taken.lines if (line := _decode(text)) is not None]
             if found:
@@ -92,6 +97,21 @@ class Logs(logging.Handler):
             if not taken.lines:
                 return None
             self._lines.take(taken)  # nothing in it was ours
+
+    def _is_soon(self) -> bool:
+        """Whether a count alone was told just now: while lines are dropped it grows all the time, and can wait."""
+        now = time.monotonic()
+        if now - self._counted >= _COUNT_EVERY:
+            self._counted = now
+            return False
+        if self._loop is not None and self._news is not None and (self._later is None or self._later.cancelled()):
+            self._later = self._loop.call_later(self._counted + _COUNT_EVERY - now, self._wake)
+        return True
+
+    def _wake(self) -> None:
+        self._later = None
+        if self._news is not None:
+            self._news.set()
 
     def pop(self, batch: Batch) -> None:
         """The server has these."""
