@@ -389,6 +389,7 @@ async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk,
     assert trees.identify(int((tmp_path / "pid").read_text())) is None
     assert any(host.state.glob("ledger.corrupt-*"))
     await desk.until(lambda: any("corrupt" in line["msg"] for line in desk.logs))
+    await desk.until(lambda: any("ledger was corrupt" in alert["msg"] for alert in desk.alerts))
     status = await desk.ask(desk.command("s", "status"))
     assert isinstance(status, Success)
     kept = [path.name for path in host.state.glob("ledger.corrupt-*")]

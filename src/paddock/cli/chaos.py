@@ -48,12 +48,12 @@ def agent(commands: int, seconds: float | None, seed: int | None, keep: Path | N
     """
     from paddock.cli import painting
 
+    place = _place(keep)
     with server_parts("chaos"):
         import paddock.server  # noqa: F401 - what a server needs is asked for before anything is started
         from paddock.chaos import run
 
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    place = _place(keep)
     wanted = run.Wanted(
         commands=commands,
         seed=seed,
