@@ -129,6 +129,23 @@ def test_only_these_users_lose_what_they_have(root: Path) -> None:
     assert {"root/.ssh/authorized_keys", "root/.bash_history"} <= set(after)
 
 
+def test_the_logs_of_an_installed_agent_are_emptied_too(root: Path) -> None:
+    base = root / "opt/paddock"
+    for name in ("log/agent.log", "log/agent.log.1", "etc/agent.conf"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text("something")
+    found = cleaning.own_logs(base / "state")
+    assert found == (base / "log",)
+    call = Call(
+        task="c", method="system.clean_image", params={}, environment="", fence=0, directory=root.parent / "task"
+    )
+    cleaning.clean(call, Scene(root=root, logs=found), ("logs",), is_dry=False)
+    assert (base / "log/agent.log").read_text() == ""
+    assert not (base / "log/agent.log.1").exists()
+    assert (base / "etc/agent.conf").read_text() == "something"
+    assert cleaning.own_logs(root / "elsewhere/state") == ()
+
+
 def test_no_link_is_followed(root: Path) -> None:
     outside = root.parent / "outside"
     outside.mkdir()

@@ -43,7 +43,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
             _check(place, items)
             place.life.busy = retiring.BUSY
         spared = (place.state, place.work, place.temporary)
-        scene = Scene(root=Path("/"), spared=spared, users=call.texts("users"))
+        scene = Scene(root=Path("/"), spared=spared, users=call.texts("users"), logs=own_logs(place.state))
         try:
             outcome = await in_thread(lambda: clean(call, scene, items, is_dry=is_dry))
             if AGENT in items and not is_dry:
@@ -93,6 +93,12 @@ def _check(place: Place, items: tuple[str, ...]) -> None:
         raise Refused(
             f"system.clean_image: {place.running() - 1} other commands run", hint="wait until they have ended"
         )
+
+
+def own_logs(state: Path) -> tuple[Path, ...]:
+    """Where an installed agent may write logs of its own: beside its state, below its base."""
+    base = state.parent
+    return (base / "log",) if (base / "etc/agent.conf").is_file() and (base / "log").is_dir() else ()
 
 
 def clean(call: Call, scene: Scene, items: tuple[str, ...], *, is_dry: bool) -> Outcome:

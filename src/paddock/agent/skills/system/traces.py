@@ -37,11 +37,15 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Where to look: the machine's files below `root`, all but what is `spared`; of these users, or of all if none."""
+    """Where to look: the machine's files below `root`, all but what is `spared`; of these users, or of all if none.
+
+    `logs` are directories of logs beside the usual one.
+    """
 
     root: Path
     spared: tuple[Path, ...] = ()
     users: tuple[str, ...] = ()
+    logs: tuple[Path, ...] = ()
 
     def found(self, *patterns: str) -> Iterator[Trace]:
         """What matches, below the root."""
@@ -130,7 +134,7 @@ def _temporary(scene: Scene) -> Iterator[Trace]:
 
 
 def _logs(scene: Scene) -> Iterator[Trace]:
-    for directory, names, files in os.walk(scene.root / "var/log"):
+    for directory, names, files in chain.from_iterable(map(os.walk, (scene.root / "var/log", *scene.logs))):
         here = Path(directory)
         names[:] = [name for name in sorted(names) if here / name not in scene.spared]
         for name in sorted(files):
