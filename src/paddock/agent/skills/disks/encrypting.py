@@ -30,6 +30,9 @@ from paddock.wire.framing import JSON
 _KIND = "crypto_LUKS"
 _LONGEST_KEY = 8 << 20  # cryptsetup's own limit
 _LIMIT = 600.0
+_STRONG_KEY = 64
+_QUICK = ("--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+"""For a key that nobody can guess: making each guess slow would only make each boot slow."""
 
 
 def encrypt(place: Place, call: Call) -> Outcome:
@@ -57,7 +60,8 @@ def encrypt(place: Place, call: Call) -> Outcome:
             if makes_key:
                 key = _make_key(file)
                 changed.append("key")
-            _make(place, device, key, consent, ours=ours)
+            is_made = call.params.get("make_key") is True and len(key) == _STRONG_KEY
+            _make(place, device, key, consent, ours=ours, stretching=() if not is_made else _QUICK)
             changed.append("luks")
         records.forget(place, device.identity)
         named = _uuid(device)
@@ -92,7 +96,7 @@ def _read_key(file: Path) -> bytes:
 def _make_key(file: Path) -> bytes:
     """A new one, durable before anything is locked with it."""
     _check_place(file)
-    key = secrets.token_bytes(64)
+    key = secrets.token_bytes(_STRONG_KEY)
     with drafts.entered(file.parent) as directory:
         drafts.replace(directory, file.name, key, mode=0o400)
     return key
@@ -119,12 +123,13 @@ def _keyed(*words: str) -> Sequence[str]:
     return ("cryptsetup", "--batch-mode", "--key-file", "-", *words)
 
 
-def _make(place: Place, device: Device, key: bytes, consent: Consent, *, ours: str) -> None:
+def _make(place: Place, device: Device, key: bytes, consent: Consent, *, ours: str, stretching: Sequence[str]) -> None:
     wanted = Record(identity=device.identity, kind=_KIND, label="", uuid=ours or str(uuid.uuid4()))
     with blank(device, consent, ours=ours):
         records.save(place, wanted)
         faults.at("agent.encrypting")
-    tools.run(*_keyed("luksFormat", "--type", "luks2", "--uuid", wanted.uuid, device.path), stdin=key, limit=_LIMIT)
+    words = _keyed("luksFormat", "--type", "luks2", "--uuid", wanted.uuid, *stretching, device.path)
+    tools.run(*words, stdin=key, limit=_LIMIT)
     faults.at("agent.encrypted")
     if not _opens(device, key):
         raise Broken(f"{device.path}: its own key does not open it")
