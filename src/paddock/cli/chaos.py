@@ -48,12 +48,13 @@ def agent(commands: int, seconds: float | None, seed: int | None, keep: Path | N
     """
     from paddock.cli import painting
 
-    place = _place(keep)
+    _check(keep)
     with server_parts("chaos"):
         import paddock.server  # noqa: F401 - what a server needs is asked for before anything is started
         from paddock.chaos import run
 
     seed = secrets.randbelow(1_000_000) if seed is None else seed
+    place = _place(keep)
     wanted = run.Wanted(
         commands=commands,
         seed=seed,
@@ -70,14 +71,17 @@ def agent(commands: int, seconds: float | None, seed: int | None, keep: Path | N
     return 0 if result.holds else 1
 
 
-def _place(keep: Path | None) -> Path:
+def _check(keep: Path | None) -> None:
     from paddock.core.errors import Refused
 
+    if keep is not None and keep.is_dir() and any(keep.iterdir()):
+        raise Refused(f"{keep}: is not empty", hint="name a new directory")
+
+
+def _place(keep: Path | None) -> Path:
     if keep is None:
         return Path(tempfile.mkdtemp(prefix="paddock-chaos-"))
     keep.mkdir(parents=True, exist_ok=True)
-    if any(keep.iterdir()):
-        raise Refused(f"{keep}: is not empty", hint="name a new directory")
     return keep.resolve()
 
 
