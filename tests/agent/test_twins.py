@@ -47,9 +47,8 @@ def test_a_token_is_changed_without_a_moment_in_which_none_is_good(paddock: Hous
     first, _ = tokens(state)
     paddock.kill(paddock.agent)
     os.utime(state / identity.FILE, (LONG_AGO, LONG_AGO))
-    paddock.start_agent()
-    paddock.until(lambda: tokens(state)[1], "a new token is made")
-    paddock.until(lambda: "a new token was told" in paddock.log("agent"), "the server has heard it")
+    paddock.start_agent(PADDOCK_FAULT="token.told")
+    paddock.until(lambda: paddock.agent.poll() is not None, "it is dead as soon as the server knows of a new token")
     old, new = tokens(state)
     assert old == first
     # Both are good: the old one says hello again, and only then the new one.
