@@ -213,6 +213,29 @@ async def test_term_to_the_keeper_ends_its_task_which_is_no_cancel(launcher: Lau
     assert (ended.signal, ended.reason) == (signal.SIGTERM, Reason.STOPPED)
 
 
+@pytest.mark.slow
+async def test_who_dies_of_term_right_before_the_keeper_hears_it_was_stopped_too(
+    launcher: Launcher, shell: Ordering
+) -> None:
+    """A machine that goes down tells everybody, in no order."""
+    held = await launcher.fork(shell("task", "exec sleep 60"))
+    await held.open_gate()
+    (child,) = trees.descendants(held.identity.pid)
+    await until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n")
+    assert trees.send(child, signal.SIGTERM)
+    await until(lambda: trees.identify(child.pid) is None)
+    assert trees.send(held.identity, signal.SIGTERM)
+    assert (await held.ended()).reason is Reason.STOPPED
+
+
+@pytest.mark.slow
+async def test_who_dies_of_term_alone_has_ended_by_itself(launcher: Launcher, shell: Ordering) -> None:
+    held = await launcher.fork(shell("task", "kill $$"))
+    await held.open_gate()
+    ended = await held.ended()
+    assert (ended.signal, ended.reason) == (signal.SIGTERM, Reason.EXITED)
+
+
 async def test_a_background_task_lives_on_in_its_daemon(launcher: Launcher, shell: Ordering) -> None:
     order = shell("task", "(setsid sleep 60 &); exit 0", background=True)
     held = await launcher.fork(order)

@@ -36,6 +36,7 @@ _MORE_EVERY = 0.01
 _LOOK_EVERY = 0.02  # while a tree is being killed
 _SLEEP_AT_MOST = 10.0  # poll's clock stands still while the machine sleeps, the limit's does not
 _AGAIN = 0.5  # until a record that a full disk did not take is written again
+_TOLD_WITHIN = 1.0  # in which a machine that goes down has told all of its processes
 _KILLING_AT_MOST = 30.0  # after the first KILL; what still lives then is stuck in the kernel or is not ours to kill
 
 
@@ -71,6 +72,7 @@ class Keeper:
         self._started: float | None = None
         self._status: int | None = None  # what waitpid said of the main process
         self._is_childless = False
+        self._is_stopped = False
         self._was_terminated = False
         self._lingered = 0
         self._has_left = False
@@ -99,6 +101,7 @@ class Keeper:
         except Exception as exc:  # a fault of our own must not leave the tree unheld or the task without an end
             self._break(f"keeper: {_explain(exc)}")
         self._drain()
+        self._heed_shutdown()
         self._pump.close()
         faults.at("keeper.ended")
         self._write_exit()
@@ -111,7 +114,7 @@ class Keeper:
         self._wakeup, wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: self._end(Reason.STOPPED, self._order.grace.total_seconds()))
+        signal.signal(signal.SIGTERM, lambda *_: self._stop())
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
         self._poll.register(self._wakeup, select.POLLIN)
@@ -247,6 +250,25 @@ class Keeper:
         kill_at = _now() + (grace if self._is_open else 0.0)
         if self._look_at is None and (self._kill_at is None or kill_at < self._kill_at):
             self._kill_at = kill_at
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._end(Reason.STOPPED, self._order.grace.total_seconds())
+
+    def _heed_shutdown(self) -> None:
+        """A machine that goes down tells everybody TERM, in no order: who died of it may have been told before us."""
+        until = _now() + _TOLD_WITHIN
+        while self._died_of_term() and not self._is_stopped and (left := until - _now()) > 0:
+            if select.select([self._wakeup], [], [], left)[0]:
+                os.read(self._wakeup, 4096)
+        if self._died_of_term() and self._is_stopped:
+            self._reason = Reason.STOPPED
+
+    def _died_of_term(self) -> bool:
+        """The main process, by itself; a shell says so of what it waited for."""
+        if self._reason is not Reason.EXITED or self._status is None:
+            return False
+        return os.waitstatus_to_exitcode(self._status) in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
     def _everyone(self) -> list[trees.Identity]:
         found = trees.descendants(os.getpid())
