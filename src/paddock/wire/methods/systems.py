@@ -208,8 +208,8 @@ METHODS = (
                 kind=Kind.LIST,
                 of=Kind.TEXT,
                 most=20,
-                doc="what goes: ssh_host_keys, authorized_keys, machine_id, histories, cloud_init, leases, random_seed, "
-                "network_names, temporary, logs, agent; all but authorized_keys if absent",
+                doc="what goes: ssh_host_keys, authorized_keys, machine_id, histories, cloud_init, leases, "
+                "random_seed, network_names, temporary, logs, agent; all but authorized_keys if absent",
             ),
             Param(
                 name="users",
