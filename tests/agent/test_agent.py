@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -403,6 +404,34 @@ async def test_a_corrupt_ledger_is_set_aside_and_its_tasks_are_ended(desk: Desk,
         check=True,
     )
     assert f"a ledger was corrupt and is kept as {host.state / kept[0]}" in done.stdout
+
+
+async def test_a_ledger_that_is_damaged_under_a_living_agent_ends_it_and_the_next_one_begins_anew(
+    desk: Desk, host: Host
+) -> None:
+    host.start()
+    await desk.here()
+    commands = [desk.command(f"put-{n}", "file.put", path="f", data="") for n in range(2000)]
+    for command in commands:
+        await desk.say(command)
+    await desk.until(lambda: not desk.unanswered, limit=60)
+    path = host.state / "ledger"
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    other.close()
+    with path.open("r+b") as file:
+        file.seek(4096 * 8)
+        file.write(b"\xff" * (path.stat().st_size - 4096 * 8))
+    for command in commands[:700]:
+        desk.unanswered[command.id] = ("host", command)
+    await desk.drop_all()  # they are all asked again, and none may be answered from the rest
+    assert host.process is not None
+    assert await asyncio.to_thread(host.process.wait, 30) == 1
+    assert "is corrupt" in host.log.read_text()
+    assert len(list(host.state.glob("ledger.corrupt-*"))) >= 1
+    desk.unanswered.clear()
+    host.start()
+    await desk.until(lambda: len({hello.ledger for hello in desk.hellos}) == 2)
 
 
 async def test_hundreds_of_tasks_leave_nothing_behind(desk: Desk, host: Host) -> None:

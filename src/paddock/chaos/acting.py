@@ -27,7 +27,7 @@ _SILENTLY = 0.3
 
 
 class Acting:
-    """`calendar` is the file of the victim's clock. `given` counts commands, by which acts are due; `waiting` open ones."""
+    """`calendar` is the file of the victim's clock. `given` counts commands, `waiting` those that are open."""
 
     def __init__(
         self,
