@@ -27,7 +27,7 @@ done
 exec "$2" -c "$3" "$4"
 """
 CHILD = """
-import asyncio, importlib, json, subprocess, sys
+import asyncio, importlib, json, os, subprocess, sys
 from pathlib import Path
 from paddock.agent.skills.skill import Call, Place, Read
 from paddock.core.errors import PaddockError
@@ -50,7 +50,17 @@ def ask(method, params):
 
 for line in sys.stdin:
     asked = json.loads(line)
-    if "shell" in asked:
+    if "fault" in asked:
+        # Another process of this room, which dies at the point.
+        ran = subprocess.run(
+            [sys.executable, "-c", sys.orig_argv[2], sys.argv[1]],
+            input=json.dumps({"method": asked["method"], "params": asked["params"]}) + chr(10),
+            env={**os.environ, "PADDOCK_FAULT": asked["fault"]},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        answer = {"code": ran.returncode, "out": ran.stdout}
+    elif "shell" in asked:
         ran = subprocess.run(["/bin/sh", "-c", asked["shell"]], capture_output=True, text=True)
         answer = {"code": ran.returncode, "out": ran.stdout + ran.stderr}
     else:
@@ -88,6 +98,11 @@ class Room:
         assert answer.get("code") is None, answer
         result: dict[str, Any] = answer["result"]
         return result
+
+    def die(self, point: str, method: str, **params: Any) -> None:
+        """Ask it of a process that is killed at a crash point; fails the test if it does not get there."""
+        answer = self._say({"fault": point, "method": method, "params": params})
+        assert answer["code"] == -9, answer
 
     def attempt(self, command: str) -> tuple[int, str]:
         """A shell command in the room: its exit code and all that it printed."""

@@ -486,6 +486,59 @@ def test_a_container_of_somebody_else_is_kept(making: Making, room: Room) -> Non
     assert room.attempt("test -e /etc/new")[0] == 1
 
 
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("point", "method"),
+    [
+        ("agent.formatting", "disk.format"),
+        ("agent.formatted", "disk.format"),
+        ("agent.replacing", "disk.format"),
+        ("agent.mounted", "disk.mount"),
+        ("agent.replacing", "disk.mount"),
+        ("agent.unmounted", "disk.unmount"),
+        ("agent.replacing", "disk.unmount"),
+        ("agent.encrypting", "disk.encrypt"),
+        ("agent.encrypted", "disk.encrypt"),
+    ],
+)
+def test_a_kill_at_any_step_is_made_up_for_by_the_same_command(
+    making: Making, room: Room, at: Path, point: str, method: str
+) -> None:
+    disk = making()
+    name = f"paddock-{uuid.uuid4().hex[:12]}"
+    wanted: dict[str, dict[str, Any]] = {
+        "disk.format": {"device": disk.path, "fs": "ext4", "label": "data"},
+        "disk.mount": {"device": disk.path, "path": str(at)},
+        "disk.unmount": {"path": str(at)},
+        "disk.encrypt": {"device": disk.path, "name": name, "key_file": "/etc/key", "make_key": True},
+    }
+    before = {"disk.mount": ("disk.format",), "disk.unmount": ("disk.format", "disk.mount")}
+    for step in before.get(method, ()):
+        room.ask(step, **wanted[step])
+    room.die(point, method, **wanted[method])
+    made = _run("blkid", "--probe", "--match-tag", "UUID", "--output", "value", disk.path) if _has_some(disk) else ""
+    try:
+        room.ask(method, **wanted[method])
+    except PaddockError:
+        if method != "disk.encrypt" or Path("/sys/class/misc/device-mapper").exists():
+            raise  # only a kernel that maps no devices cannot open what it has encrypted
+    if method == "disk.encrypt":
+        room.run(f"cryptsetup open --test-passphrase --key-file /etc/key {disk.path}")
+        room.attempt(f"cryptsetup close {name}")
+    if method == "disk.mount":
+        assert room.run(f"findmnt -rno SOURCE {at}; grep -c {at} /etc/fstab") == f"{disk.path}\n1"
+    if method == "disk.unmount":
+        assert room.attempt(f"findmnt {at} || grep {at} /etc/fstab")[0] == 1
+    assert made in ("", disk.uuid)
+    assert room.run("ls -A /etc /var/room/disk | grep paddock~ || true") == ""
+
+
+def _has_some(disk: Disk) -> bool:
+    return _run("wipefs", "--no-act", disk.path) != ""
+
+
 # ---- tables and devices ----------------------------------------------------------------------------------------------
 
 
