@@ -250,6 +250,14 @@ def test_a_kill_while_the_identity_goes_is_made_up_for_at_the_next_birth(setting
     if retiring.is_begun(settings.state):
         retiring.finish(settings)
     assert [path.name for path in settings.state.iterdir()] == ["lock"]
+    assert (settings.work / "left").exists(), "a directory that somebody named is not ours to empty"
+
+
+def test_the_work_directory_of_an_installed_agent_goes_too(settings: Settings) -> None:
+    (settings.state.parent / "etc").mkdir()
+    (settings.state.parent / "etc/agent.conf").write_text("")
+    retiring.begin(settings.state, "c")
+    retiring.finish(settings)
     assert list(settings.work.iterdir()) == []
 
 

@@ -53,10 +53,10 @@ def finish(chosen: Settings) -> None:
     for path in sorted(state.iterdir()):
         if path.name not in _KEPT:
             _remove(path)
-    for directory in (chosen.work, chosen.temporary):
-        if directory.is_dir() and state not in directory.parents:
-            for path in directory.iterdir():
-                _remove(path)
+    # Elsewhere tasks may have been let start in a directory that is not ours to empty.
+    if state.parent in chosen.work.parents and (state.parent / "etc/agent.conf").is_file() and chosen.work.is_dir():
+        for path in chosen.work.iterdir():
+            _remove(path)
     durable.sync(state)
     faults.at("retiring.state_gone")
     durable.remove(state / FILE)
