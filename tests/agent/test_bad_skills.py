@@ -2,9 +2,14 @@
 
 import asyncio
 import signal
+import sys
+from pathlib import Path
 
 import pytest
 
+from paddock.agent import skills
+from paddock.agent.alerts import Alerts
+from paddock.agent.skills.skill import Place
 from paddock.wire.messages import Code, Failure, Success
 from tests.agent.conftest import SOURCE, Host
 from tests.agent.desk import Desk
@@ -207,3 +212,28 @@ async def test_the_agent_runs_without_a_skill_that_cannot_be_opened_and_says_so(
     (host.state.parent / "packages" / "skill_of_horns.py").write_text("def methods(place):\n    return {}\n")
     host.start("--skills", "script,system,horns")
     await desk.until(lambda: any(one["state"] == "over" for one in desk.alerts))
+
+
+HANGS = """
+import asyncio
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def opened(place):
+    await asyncio.Event().wait()
+    yield {}
+"""
+
+
+async def test_one_that_never_opens_is_left_out_after_a_while(
+    desk: Desk, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(host, "sloth", HANGS)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "packages"), *sys.path])
+    monkeypatch.setattr(skills, "_OPEN_LIMIT", 0.1)
+    alerts = Alerts(tmp_path / "alerts")
+    place = Place(work=tmp_path, temporary=tmp_path, tasks=tmp_path, state=tmp_path / "state", alerts=alerts)
+    async with asyncio.timeout(10), skills.opened(place, ("script", "sloth")) as known:
+        assert known.names == ("script",)
+    assert alerts.find("skill sloth") is not None
