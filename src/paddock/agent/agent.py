@@ -118,7 +118,8 @@ class Agent:
             logger.addHandler(self._logs)
             try:
                 # A machine without isolation has a group already: its tasks' lie below it.
-                async with Launcher(grouping=not chosen.machine) as launcher:
+                has_own_kernel = not (chosen.machine and chosen.line.startswith("unix:"))
+                async with Launcher(grouping=has_own_kernel) as launcher:
                     await self._live(ledger, launcher, server)
             except* PaddockError as broken:
                 # The operator is told why, not where: the first duty that broke ended the others.
