@@ -473,6 +473,25 @@ def test_what_cannot_be_encrypted_is_refused(
     assert _run("wipefs", "--no-act", disk.path) == ""
 
 
+def test_the_key_stands_in_no_command_line_and_in_no_file_of_ours(making: Making, room: Room) -> None:
+    """dcm-agent wrote the key of a disk to a predictable name in a directory that everybody may write to."""
+    disk = making()
+    room.run("printf hunter2hunter2 > /etc/key; chmod 400 /etc/key; cp $(command -v cryptsetup) /var/real")
+    room.run('printf \'#!/bin/sh\\necho "$@" >> /var/argv\\nexec /var/real "$@"\\n\' > /var/spy; chmod 755 /var/spy')
+    room.run("mount --bind /var/spy $(command -v cryptsetup)")
+    name = f"paddock-{uuid.uuid4().hex[:12]}"
+    said = ""
+    try:
+        room.ask("disk.encrypt", device=disk.path, name=name, key_file="/etc/key", persist=False)
+    except PaddockError as exc:  # where the kernel maps no devices it is not opened
+        said = exc.message
+    assert "hunter2" not in said
+    room.run(f"/var/real open --test-passphrase --key-file /etc/key {disk.path}")
+    room.attempt(f"/var/real close {name}")
+    assert "luksFormat" in room.run("cat /var/argv")
+    assert room.attempt("grep -rl hunter2 /var/argv /var/room /tmp/*paddock* /dev/shm")[1] == ""
+
+
 def test_a_container_of_somebody_else_is_kept(making: Making, room: Room) -> None:
     disk = making()
     weak = "--batch-mode --pbkdf pbkdf2 --pbkdf-force-iterations 1000"
