@@ -12,8 +12,10 @@ What a guest has, beside its system disk:
 
 import base64
 import contextlib
+import ctypes
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -98,7 +100,9 @@ class Guest:
         for name in ("shell", "channel", "qmp"):
             (self._sockets / name).unlink(missing_ok=True)
         errors = (self.directory / "qemu.log").open("ab")
-        self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors)
+        self._process = subprocess.Popen(
+            self._command(), stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, preexec_fn=_end_with_parent
+        )
         errors.close()
 
     def start(self) -> None:
@@ -290,6 +294,15 @@ class Lines:
 
     def close(self) -> None:
         self._socket.close()
+
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    """Tests that are killed leave no machine behind."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _overlay(path: Path, *, backing: Path) -> None:

@@ -20,7 +20,7 @@ from tests.e2e.secure import SecureHouse
 from tests.story.house import ROOT
 from tools.guest import Image
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HOST = "metal"
 POOL = "- environment: {name: lab, machines: [{name: one}], host: metal, max: 1}\n"
