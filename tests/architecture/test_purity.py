@@ -25,7 +25,7 @@ MACHINE = LOOP | frozenset(
 ALLOWED = {
     "core": PURE | {"paddock.core"},
     "wire": PURE | {"paddock.core", "paddock.wire"},
-    "hands": MACHINE | {"websockets", "python_socks", "paddock.core", "paddock.wire", "paddock.hands"},
+    "hands": MACHINE | {"importlib", "websockets", "python_socks", "paddock.core", "paddock.wire", "paddock.hands"},
     # Result files are read where runs end; defusedxml reads them, ElementTree only names what it returns.
     "engine": LOOP
     | {"defusedxml", "xml.etree.ElementTree"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from paddock.core.errors import Refused
+from paddock.hands import deferring
 from paddock.hands.lines import LineLink, dial_tcp, dial_unix, serve_lines, stdio
 from paddock.hands.link import Closed, Link, Unreachable, is_loopback
 from paddock.hands.relay import relay
@@ -57,7 +58,8 @@ async def connect(
         async with asyncio.timeout(deadline.total_seconds()):
             match parts.scheme:
                 case "ws" | "wss":
-                    # A machine's agent, which speaks lines alone, stays small.
+                    # A machine's agent, which speaks lines alone, stays small; who speaks frames, as small as can be.
+                    deferring.defer(*deferring.HEAVY)
                     from paddock.hands import websocket
 
                     return await websocket.dial(
