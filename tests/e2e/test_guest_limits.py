@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.guest import Guest
 from tools.guest import Image
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SOURCE = Path(__file__).parents[2] / "src"
 AGENT = """
