@@ -174,6 +174,60 @@ def test_times_go_with_the_bytes_they_speak_of(reader: Reader, tmp_path: Path) -
     assert reader.taken[0].times == ((6, two),)
 
 
+@pytest.mark.parametrize(
+    "torn",
+    [
+        b"4 2026",  # ran into the next line, whose offset it swallowed
+        b"1161 21656 2026-01-01T00:00:01.000Z\n",
+        b"4\n",
+        b"\n \n",
+        b"4 2026-01-01T00:00:61.000Z\n",
+        b"-4 2026-01-01T00:00:01.000Z\n",
+        b"\xff\xfe \x00\n",
+        b"4 0001-01-01T00:00:00+23:00\n",
+        b"9" * 5000 + b" 2026-01-01T00:00:01.000Z\n",
+    ],
+)
+def test_a_line_of_the_index_that_was_torn_costs_its_time_and_no_byte(
+    reader: Reader, tmp_path: Path, torn: bytes
+) -> None:
+    path = output(tmp_path / "a", b"abcdefgh")
+    index = b"0 2026-01-01T00:00:01.000Z\n" + torn + b"6 2026-01-01T00:00:03.000Z\n7 2026-01-01T00:00:04.000Z\n"
+    (tmp_path / "a" / "output.times").write_bytes(index)
+    reader.spool.grow("a", "out", path)
+    assert reader.drain() == b"abcdefgh"
+    at = [(offset, moment.second) for offset, moment in reader.taken[0].times]
+    assert at[0] == (0, 1)
+    assert at[-1] == (7, 4)
+    assert set(at) <= {(0, 1), (6, 3), (7, 4)}
+
+
+def test_an_offset_that_two_torn_lines_made_up_gives_way_to_the_true_ones(reader: Reader, tmp_path: Path) -> None:
+    path = output(tmp_path / "a", b"abcdefgh")
+    lines = "0 2026-01-01T00:00:01.000Z\n34 2026-01-01T00:00:02.000Z\n5 2026-01-01T00:00:03.000Z\n"
+    (tmp_path / "a" / "output.times").write_text(lines)
+    reader.spool.grow("a", "out", path)
+    reader.drain()
+    assert [offset for offset, _ in reader.taken[0].times] == [0, 5]
+
+
+def test_whatever_is_wrong_with_one_stream_ends_that_stream_alone(reader: Reader, tmp_path: Path) -> None:
+    bad, good = Path("bad\0name"), output(tmp_path / "good", b"345")  # a path that not even the kernel is asked for
+    reader.spool.finish("bad", {"out": Stream(path=str(bad), length=9)})
+    reader.spool.finish("good", {"out": Stream(path=str(good), length=3)})
+    assert reader.drain() == b"345"
+    reader.acknowledge_all()
+    assert sorted(reader.delivered) == ["bad", "good"]
+
+
+def test_a_stream_that_cannot_be_said_is_given_up_and_the_task_is_over(reader: Reader, tmp_path: Path) -> None:
+    path = output(tmp_path / "a", b"12")
+    reader.spool.finish("a", {"out": Stream(path=str(path), length=2)})
+    reader.drain()
+    reader.spool.give_up("a", "out", "a name that no message takes")
+    assert reader.delivered == ["a"]
+
+
 def test_a_task_that_prints_byte_by_byte_fits_into_messages(reader: Reader, tmp_path: Path) -> None:
     path = output(tmp_path / "a", b"x" * 5000)
     lines = "".join(f"{offset} 2026-01-01T00:00:01.000Z\n" for offset in range(5000))

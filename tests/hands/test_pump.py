@@ -91,3 +91,32 @@ def test_what_a_full_disk_has_cost_is_named_at_the_end_at_the_latest(
     text = (small_disk / "output").read_text()
     assert text.endswith(f"[paddock: {pump.dropped} bytes dropped, no space left]\n")
     assert pump.written == len(text)
+
+
+def test_the_index_holds_whole_lines_however_full_the_disk_was(
+    small_disk: Path, fill: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = (f"2026-01-01T00:00:00.{number % 1000:03}Z" for number in range(10**6))
+    monkeypatch.setattr("paddock.hands.pump.moment", lambda _: next(moments))
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    with ballast.open("r+b") as file:
+        file.truncate(ballast.stat().st_size // 4096 * 4096 - 8192)  # a page for the index, and one for the output
+    pump = Pump(small_disk, limit=10**9)
+    for _ in range(200):
+        pump.take(b"x")
+    assert pump.dropped == 0
+    fill(small_disk / "rest")
+    for _ in range(200):
+        pump.take(b"x")
+    index = (small_disk / "output.times").read_bytes()
+    assert index.endswith(b"Z\n")
+    assert 4000 < len(index) <= 4096  # as many as found room
+    (small_disk / "rest").unlink()
+    ballast.unlink()
+    for _ in range(5):
+        pump.take(b"y")
+    pump.close()
+    offsets = [offset for offset, _ in times(small_disk)]  # each line is whole, or this raises
+    assert offsets == sorted(offsets)
+    assert offsets[-1] == pump.written - 1

@@ -309,7 +309,12 @@ class Conversation:
         if piece is None:
             return None
         faults.at("agent.output")
-        return self._text("output", piece.params())
+        try:
+            return self._text("output", piece.params())
+        except Malformed as exc:
+            self._worker.spool.give_up(piece.task_id, piece.stream, exc.message)
+            self._wake.set()  # others have something to say
+            return None
 
     def _tell_alert(self, alert: Alert) -> None:
         faults.at("alerts.telling")
@@ -318,8 +323,10 @@ class Conversation:
     def _text(self, method: str, params: Mapping[str, JSON]) -> str | None:
         try:
             return self._session.send_command(Command(id=self._id(method), method=method, params=params), _now())
+        except Malformed:
+            raise
         except Refused:
-            return None
+            return None  # the session is closing: it is said on the next one
 
     def _put(self, text: str) -> None:
         self._urgent.append(text)

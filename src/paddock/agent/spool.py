@@ -65,11 +65,25 @@ class _Times:
             data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._read += len(whole)
-            for line in whole.splitlines():
-                offset, _, moment = line.partition(b" ")
-                with suppress(ValueError):
-                    self._offsets.append(int(offset))
-                    self._moments.append(datetime.fromisoformat(moment.decode("ascii")).astimezone(UTC))
+            for line in whole.split(b"\n"):
+                with suppress(ValueError, OverflowError):  # a line that a full disk has torn
+                    self._add(*_entry(line))
+
+    def _add(self, offset: int, moment: datetime) -> None:
+        """Offsets rise. One that does not follows a line that was torn and ran into the next: that one goes."""
+        while self._offsets and self._offsets[-1] > offset:
+            self._offsets.pop()
+            self._moments.pop()
+        self._offsets.append(offset)
+        self._moments.append(moment)
+
+
+def _entry(line: bytes) -> tuple[int, datetime]:
+    """Both halves of a line of the index. ValueError if it is not whole."""
+    offset, _, moment = line.partition(b" ")
+    if not offset.isdigit():
+        raise ValueError("no offset")
+    return int(offset), datetime.fromisoformat(moment.decode("ascii")).astimezone(UTC)
 
 
 class _Stream:
@@ -101,7 +115,7 @@ class _Stream:
         if not data:
             return None
         offset = self.sent
-        times = self._times.within(offset, offset + len(data)) if self._times else []
+        times = self._times_within(offset, offset + len(data))
         if len(times) > _MOST_TIMES and times[_MOST_TIMES][0] > offset:
             data = data[: times[_MOST_TIMES][0] - offset]
             times = times[:_MOST_TIMES]
@@ -126,6 +140,17 @@ class _Stream:
             os.close(self._handle)
             self._handle = None
 
+    def _times_within(self, start: int, end: int) -> list[tuple[int, datetime]]:
+        """Whatever is wrong with the index costs times, never bytes."""
+        if self._times is None:
+            return []
+        try:
+            return self._times.within(start, end)
+        except Exception:
+            _log.exception("times of output cannot be read", extra={"stream": self.name})
+            self._times = None
+            return []
+
     def _read(self, most: int) -> bytes:
         try:
             if self._handle is None:
@@ -134,16 +159,16 @@ class _Stream:
         except (OSError, PaddockError) as exc:
             if self.length is None:
                 return b""  # the keeper has not made it yet
-            self._break(str(exc))
+            self.give_up(str(exc))
             return b""
         if not data and self.length is not None:
-            self._break("shorter than it was")
+            self.give_up("shorter than it was")
         if self.length is not None and self.sent + len(data) >= self.length:
             self.close()
         return data
 
-    def _break(self, why: str) -> None:
-        # The server misses the bytes and says so: better than bytes of our invention.
+    def give_up(self, why: str) -> None:
+        """Send no more of it. The server misses the bytes and says so: better than bytes of our invention."""
         self.is_broken = True
         self.close()
         _log.warning("output cannot be read", extra={"stream": self.name, "why": why})
@@ -170,7 +195,12 @@ class _Task:
             stream = self._order[self._next]
             if room <= 0:
                 return None
-            piece = stream.take(room)
+            try:
+                piece = stream.take(room)
+            except Exception as exc:  # whatever is wrong with one stream ends that stream, never the agent
+                _log.exception("output broke", extra={"stream": stream.name})
+                stream.give_up(repr(exc))
+                piece = None
             if piece is not None:
                 self._in_flight += len(piece[1])
                 return (stream, *piece)
@@ -237,6 +267,13 @@ class Spool:
     def wake(self) -> None:
         """A stream has grown."""
         self._changed.set()
+
+    def give_up(self, task: str, stream: str, why: str) -> None:
+        """A piece of this stream cannot be sent, nor could any after it."""
+        found = self._tasks.get(task)
+        if found is not None and stream in found.streams:
+            found.streams[stream].give_up(why)
+            self._settle(task)
 
     def drop(self, task: str) -> None:
         """Nobody wants what is left of it."""

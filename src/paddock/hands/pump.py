@@ -3,7 +3,8 @@
 Effects: none that need a journal; the file's own length is the truth, also after a crash.
 
 `output.times` holds lines `<offset> <moment>`: from that byte on, until the next entry, the output was read at that
-moment. It is written before the bytes it speaks of; of two entries with one offset the later counts.
+moment. It is written before the bytes it speaks of; of two entries with one offset the later counts. A line that finds
+no room is not written at all.
 """
 
 import errno
@@ -27,6 +28,7 @@ class Pump:
         self._times = os.open(directory / TIMES, flags, 0o600)
         self._limit = limit
         self._last_moment = ""
+        self._noted = 0  # bytes of whole lines in the index
         self._ends_line = True
         self._is_cut = False
         self._unspoken = 0  # bytes that a full disk has cost since it was last said so
@@ -68,8 +70,13 @@ class Pump:
         if now == self._last_moment:
             return  # one entry a millisecond is enough, and bounds the index for a task that prints byte by byte
         self._last_moment = now
+        line = f"{self.written} {now}\n".encode("ascii")
         try:
-            os.write(self._times, f"{self.written} {now}\n".encode("ascii"))
+            if os.write(self._times, line) == len(line):
+                self._noted += len(line)
+            else:
+                # A disk that is nearly full takes a part: the next line would go on in the middle of this one.
+                os.ftruncate(self._times, self._noted)
         except OSError as exc:
             if exc.errno not in _FULL:
                 raise
