@@ -6,6 +6,7 @@ import pwd
 import resource
 import signal
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from paddock.core.errors import Broken
@@ -66,6 +67,7 @@ def _join_group(order: Order) -> None:
 def _become(order: Order) -> None:
     os.umask(order.umask)
     _limit(order.limits)
+    argv = order.argv if order.script is None else (*order.argv, _opened(order.script))
     if order.user is not None:
         _change_user(order.user)
     try:
@@ -74,13 +76,23 @@ def _become(order: Order) -> None:
         raise Broken(f"working directory {order.cwd}: {exc.strerror}") from exc
     # Task ids of two agents on one computer may be the same, their directories are not: the second mark tells whose.
     env = {**order.env, "PADDOCK_TASK": order.task, HELD_IN: str(order.directory)}
-    program = order.argv[0]
+    program = argv[0]
     try:
-        os.execvpe(program, order.argv, env)
+        os.execvpe(program, argv, env)
     except OSError as exc:
         if exc.errno == errno.ENOENT and "/" in program and os.path.exists(program):
             raise Broken(f"{program}: its interpreter does not exist") from exc
         raise Broken(f"{program}: {exc.strerror}") from exc
+
+
+def _opened(script: Path) -> str:
+    """The name by which whoever has the descriptor opens the file, wherever that lies."""
+    try:
+        handle = os.open(script, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as exc:
+        raise Broken(f"{script}: {exc.strerror}") from exc
+    os.set_inheritable(handle, True)  # noqa: FBT003
+    return f"/dev/fd/{handle}"
 
 
 def _limit(limits: Limits) -> None:

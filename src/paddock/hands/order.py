@@ -40,6 +40,7 @@ class Order:
 
     `limit` is counted from the opening of the gate on a clock that goes on while the machine sleeps; None is no limit.
     `env` is the whole environment (PADDOCK_TASK and PADDOCK_HELD_IN, the directory, are added). `user` needs root.
+    `script` is opened before it is `user`, who may be unable to reach it, and its descriptor becomes the last argument.
     `output_limit` is in bytes. With `background`, the end of the main process does not end the rest of its tree: only
     cancel and limit do.
     `cgroup` is a directory in the version 2 tree: made if absent, joined, removed at the end; ignored if that fails and
@@ -56,6 +57,7 @@ class Order:
     grace: timedelta = timedelta(seconds=10)
     umask: int = 0o022
     user: str | None = None
+    script: Path | None = None
     output_limit: int = 100 * 1024 * 1024
     background: bool = False
     cgroup: Path | None = None
@@ -74,6 +76,7 @@ class Order:
                 "grace": self.grace.total_seconds(),
                 "umask": self.umask,
                 "user": self.user,
+                "script": None if self.script is None else str(self.script.absolute()),
                 "output_limit": self.output_limit,
                 "background": self.background,
                 "cgroup": None if self.cgroup is None else str(self.cgroup),
@@ -95,6 +98,7 @@ class Order:
             grace=timedelta(seconds=fields["grace"]),
             umask=fields["umask"],
             user=fields["user"],
+            script=None if fields["script"] is None else Path(fields["script"]),
             output_limit=fields["output_limit"],
             background=fields["background"],
             cgroup=None if fields["cgroup"] is None else Path(fields["cgroup"]),

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from paddock.agent.entry import Outcome
+from paddock.agent.skills.becoming import Account, account
 from paddock.agent.skills.skill import Call, Deed, Place, Program, output_of
 from paddock.core.errors import Refused
 from paddock.hands.exit import Exit, Reason
 from paddock.hands.order import Limits, Order
+from paddock.wire.fields import BadParams
 from paddock.wire.framing import JSON
 from paddock.wire.messages import Code
 
@@ -32,26 +34,48 @@ def methods(place: Place) -> Mapping[str, Deed]:
 
 
 def prepare(place: Place, call: Call) -> Order:
-    """The order of a script.run; its text lies in the task's directory. Refused if it cannot start as asked."""
+    """The order of a script.run; its text lies in the task's directory. Refused, before anything is made, if it
+    cannot start as asked.
+    """
+    who = account(call.text("user"))
+    command = _command(call)
+    limits = _limits(call)
+    cwd = _start(place, call, who)
     call.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cwd = place.resolve(call.text("cwd", "."))
     cwd.mkdir(parents=True, exist_ok=True)
+    script = None if call.texts("argv") else _write_script(call, who)
+    is_by_name = script is not None and (who is None or not who.is_other)
     return Order(
         task=call.task,
         directory=call.directory,
-        argv=_command(place, call),
-        env=variables(place, call.table("env")),
+        argv=(*command, str(script)) if is_by_name else command,
+        env=variables(place, call.table("env"), who),
         cwd=cwd,
         stdin=call.text("stdin").encode(),
         limit=call.limit,
         grace=call.seconds("grace", 10),
         umask=call.number("umask", 0o022),
         user=call.text("user") or None,
+        # Another user cannot enter our state directory.
+        script=None if is_by_name else script,
         output_limit=call.number("output_limit", 1 << 30),
         background=call.params.get("background") is True,
         cgroup=place.group_of(call.task),
-        limits=_limits(call),
+        limits=limits,
     )
+
+
+def _start(place: Place, call: Call, who: Account | None) -> Path:
+    """The directory in which it starts: where none is named, one that its user can enter."""
+    named = call.text("cwd", ".")
+    cwd = place.resolve(named)
+    barrier = who.barrier(cwd) if who is not None else None
+    if who is None or barrier is None:
+        return cwd
+    if named != "." or place.machine:
+        raise Refused(f"cwd {named}: user {who.name} cannot enter {barrier}")
+    home = Path(who.home or "/")
+    return home if home.is_dir() and who.barrier(home) is None else Path("/")
 
 
 def _limits(call: Call) -> Limits:
@@ -73,13 +97,17 @@ def _limits(call: Call) -> Limits:
     )
 
 
-def variables(place: Place, given: Mapping[str, str]) -> dict[str, str]:
+def variables(place: Place, given: Mapping[str, str], who: Account | None = None) -> dict[str, str]:
     """The whole environment of a task: a few plain ones of ours, then what was given, then what nobody may change."""
+    whose = dict(who.variables()) if who is not None else {"HOME": os.environ.get("HOME", str(place.work))}
+    if place.machine:
+        whose["HOME"] = str(place.work)
+    is_shut_out = who is not None and who.barrier(place.temporary) is not None
     env = {
         "PATH": os.environ.get("PATH", _PATH),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "HOME": str(place.work) if place.machine else os.environ.get("HOME", str(place.work)),
-        "TMPDIR": str(place.temporary),
+        **whose,
+        "TMPDIR": "/tmp" if is_shut_out else str(place.temporary),
         **_DIRECTORIES,
         **given,
     }
@@ -114,32 +142,23 @@ def conclude(call: Call, ended: Exit) -> Outcome:
     return Outcome(result=result, streams=streams)
 
 
-def _command(place: Place, call: Call) -> tuple[str, ...]:
+def _command(call: Call) -> tuple[str, ...]:
+    """What is started; a script's file comes after it."""
     if argv := call.texts("argv"):
+        if not argv[0]:
+            raise BadParams("params.argv[0]", "names no program")
         return argv
-    interpreter = call.text("interpreter", "/bin/sh -e").split()
-    if not interpreter:
-        raise Refused("interpreter: names no program")
-    return (*interpreter, str(_write_script(place, call)))
+    if not (interpreter := call.text("interpreter", "/bin/sh -e").split()):
+        raise BadParams("params.interpreter", "names no program")
+    return tuple(interpreter)
 
 
-def _write_script(place: Place, call: Call) -> Path:
+def _write_script(call: Call, who: Account | None) -> Path:
     """The script as a file that its user can read; nobody else can."""
-    user = call.text("user")
-    # Another user cannot enter our state directory: there the script lies among the temporary files.
-    path = call.directory / "script" if not user else place.temporary / f"script-{os.urandom(8).hex()}"
+    path = call.directory / "script"
     handle = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(call.text("run").encode())
-        if user and os.geteuid() == 0:
-            _give(file.fileno(), user)
+        if who is not None and who.is_other:
+            os.fchown(file.fileno(), who.uid, -1)
     return path
-
-
-def _give(handle: int, user: str) -> None:
-    import pwd
-
-    try:
-        os.fchown(handle, pwd.getpwnam(user).pw_uid, -1)
-    except KeyError:
-        raise Refused(f"user {user}: unknown") from None

@@ -44,7 +44,11 @@ METHODS = (
             Param(
                 name="umask", kind=Kind.INTEGER, least=0, most=0o777, default=0o022, doc="as a number, not octal text"
             ),
-            Param(name="user", kind=Kind.NAME, doc="whose it is; the agent's own if absent"),
+            Param(
+                name="user",
+                kind=Kind.NAME,
+                doc="whose it is, with that user's HOME, USER, LOGNAME and SHELL; the agent's own if absent",
+            ),
             GRACE,
             Param(
                 name="output_limit",
