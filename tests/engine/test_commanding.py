@@ -9,7 +9,7 @@ from paddock.core import host as hosts
 from paddock.core.command import Command, State
 from paddock.core.errors import Broken, Refused, Stale
 from paddock.core.run import Verdict
-from paddock.engine import noting
+from paddock.engine import filing, noting
 from paddock.engine.commanding import LAST_WORDS, Commanding
 from paddock.engine.means import order
 from paddock.engine.ordering import Wish
@@ -224,6 +224,14 @@ async def test_output_that_leaves_a_hole_is_refused(busy: Scene) -> None:
     command = greeting(busy)
     with pytest.raises(Refused, match="offset 7 is beyond its 0 bytes"):
         await busy.desk.output("pair-1.one", out(command.id, offset=7))
+
+
+async def test_output_goes_on_behind_a_piece_that_was_cut_off_while_it_was_stored(busy: Scene) -> None:
+    command = greeting(busy)
+    await busy.desk.output("pair-1.one", out(command.id, b"one\n"))
+    # The session ended before its store was answered: the bytes are there, and nobody was told.
+    await busy.means.archive.append(filing.stream_name(command, LOG_STREAM), 4, b"two\n")
+    assert await busy.desk.output("pair-1.one", out(command.id, b"three\n", offset=8)) == 14
 
 
 async def test_output_beyond_its_limit_is_refused(busy: Scene) -> None:

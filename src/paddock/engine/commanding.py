@@ -188,6 +188,9 @@ class Commanding:
         if command.environment and self._fences.get(command.environment, command.fence) != command.fence:
             raise Stale(f"{output.task_id}: fence {command.fence} of {command.environment} is over")
         name = stream_name(command, output.stream)
+        if output.offset > task.lengths.get(output.stream, 0):
+            # A piece that was cut off while it was being stored is stored all the same: ask what is there.
+            task = await self._look_up(agent, output.task_id)
         task.check_sizes(output)
         if output.offset > task.lengths.get(output.stream, 0):
             # Before its times are noted: a gap that is told again and again would fill the index.
