@@ -511,15 +511,15 @@ def test_a_container_of_somebody_else_is_kept(making: Making, room: Room) -> Non
 @pytest.mark.parametrize(
     ("point", "method"),
     [
-        ("agent.formatting", "disk.format"),
-        ("agent.formatted", "disk.format"),
-        ("agent.replacing", "disk.format"),
-        ("agent.mounted", "disk.mount"),
-        ("agent.replacing", "disk.mount"),
-        ("agent.unmounted", "disk.unmount"),
-        ("agent.replacing", "disk.unmount"),
-        ("agent.encrypting", "disk.encrypt"),
-        ("agent.encrypted", "disk.encrypt"),
+        ("disk.formatting", "disk.format"),
+        ("disk.formatted", "disk.format"),
+        ("drafts.replacing", "disk.format"),
+        ("disk.mounted", "disk.mount"),
+        ("drafts.replacing", "disk.mount"),
+        ("disk.unmounted", "disk.unmount"),
+        ("drafts.replacing", "disk.unmount"),
+        ("disk.encrypting", "disk.encrypt"),
+        ("disk.encrypted", "disk.encrypt"),
     ],
 )
 def test_a_kill_at_any_step_is_made_up_for_by_the_same_command(

@@ -97,8 +97,8 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
-            *("agent.replacing", "agent.formatting", "agent.formatted", "agent.mounted", "agent.unmounted"),
-            *("agent.encrypting", "agent.encrypted"),
+            *("drafts.replacing", "disk.formatting", "disk.formatted", "disk.mounted", "disk.unmounted"),
+            *("disk.encrypting", "disk.encrypted"),
         ),
         "../agent/test_disks.py::test_a_kill_at_any_step_is_made_up_for_by_the_same_command",
     ),

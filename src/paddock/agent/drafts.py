@@ -57,7 +57,7 @@ def draft(directory: int, name: str, data: bytes, *, mode: int, owner: tuple[int
 
 def install(directory: int, made: str, name: str) -> None:
     """Give a draft the file's name, durably."""
-    faults.at("agent.replacing")
+    faults.at("drafts.replacing")
     os.rename(made, name, src_dir_fd=directory, dst_dir_fd=directory)
     os.fsync(directory)
 

@@ -127,10 +127,10 @@ def _make(place: Place, device: Device, key: bytes, consent: Consent, *, ours: s
     wanted = Record(identity=device.identity, kind=_KIND, label="", uuid=ours or str(uuid.uuid4()))
     with blank(device, consent, ours=ours):
         records.save(place, wanted)
-        faults.at("agent.encrypting")
+        faults.at("disk.encrypting")
     words = _keyed("luksFormat", "--type", "luks2", "--uuid", wanted.uuid, *stretching, device.path)
     tools.run(*words, stdin=key, limit=_LIMIT)
-    faults.at("agent.encrypted")
+    faults.at("disk.encrypted")
     if not _opens(device, key):
         raise Broken(f"{device.path}: its own key does not open it")
 

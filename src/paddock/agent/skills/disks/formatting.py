@@ -76,9 +76,9 @@ def _ensure(
     wanted = Record(identity=device.identity, kind=kind, label=label, uuid=named or ours or str(uuid.uuid4()))
     with blank(device, consent, ours=ours):
         records.save(place, wanted)
-        faults.at("agent.formatting")
+        faults.at("disk.formatting")
     _make(device, maker, wanted)
-    faults.at("agent.formatted")
+    faults.at("disk.formatted")
     made = probing.signature(device.path)
     if made is None or not _is_described(made, kind, label, wanted.uuid):
         raise Broken(f"{device.path}: holds {made} after {maker.argv[0]}")

@@ -58,7 +58,7 @@ def mount(call: Call) -> Outcome:
         live = [option for option in options if not option.startswith(("x-", "nofail", "noauto", "comment="))]
         tools.run("mount", "-t", found.kind, "-o", ",".join(live or ["defaults"]), "--", device.path, str(place))
         changed.append("mounted")
-        faults.at("agent.mounted")
+        faults.at("disk.mounted")
     if persist and tables.change(tables.FSTAB, lambda text: tables.with_entry(text, fields, column=1)):
         changed.append("fstab")
         _tell_systemd()
@@ -82,7 +82,7 @@ def unmount(call: Call) -> Outcome:
         except Busy as exc:
             return Outcome(code=Code.BUSY, msg=exc.message)
         changed = ["unmounted"]
-        faults.at("agent.unmounted")
+        faults.at("disk.unmounted")
     if call.params.get("persist") is not False and tables.change(
         tables.FSTAB, lambda text: tables.without_entry(text, column=1, value=str(place))
     ):
