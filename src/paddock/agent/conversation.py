@@ -246,6 +246,7 @@ class Conversation:
             # One piece that was not taken makes all those behind it a gap: they go again together, a while later.
             self._refusals[task] = self._refusals.get(task, 0) + 1
             if response.code is Code.STALE or self._refusals[task] > _REFUSALS_AT_MOST:
+                _log.warning("the rest of an output is given up", extra={"task": task, "why": response.msg})
                 self._worker.abandon(task)
             else:
                 self._later(lambda: self._worker.spool.again(task))
