@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from paddock.agent.settings import Settings, prepare
 from paddock.agent.skills import opened
 from paddock.agent.skills.skill import Place
 from paddock.agent.worker import Worker
+from paddock.hands import trees
 from paddock.hands.launcher import Launcher
 from paddock.wire.hello import Status, TaskState
 from paddock.wire.messages import Code, Command, Failure, Success
@@ -22,8 +24,9 @@ from paddock.wire.messages import Code, Command, Failure, Success
 class Bench:
     """A worker of two turns, and what it tells."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, launcher: Launcher) -> None:
         self.worker = worker
+        self.launcher = launcher
         self.finals: dict[str, Status] = {}
         self.news = asyncio.Event()
 
@@ -66,7 +69,7 @@ async def bench(tmp_path: Path, **settings: int) -> AsyncIterator[Bench]:
                         boot_id="boot",
                     ),
                 )
-                made = Bench(worker)
+                made = Bench(worker, launcher)
                 yield made
                 worker.leave()
     await ledger.close()
@@ -122,6 +125,31 @@ async def test_waiting_counts_against_limit_and_start_within(tmp_path: Path) -> 
         await it.until_ended("a")
     assert it.finals["limited"].code is Code.TIMED_OUT
     assert it.finals["late"].code is Code.EXPIRED
+    assert not mark.exists()
+
+
+@pytest.mark.slow
+async def test_whoever_finds_the_launcher_stopped_keeps_its_limits_and_its_cancel(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    async with bench(tmp_path, tasks_at_once=9) as it:
+        await it.give("first", "true")
+        await it.until_ended("first")
+        assert it.launcher._warm is not None
+        warm = trees.identify(it.launcher._warm.pid)
+        assert warm is not None
+        assert trees.send(warm, signal.SIGSTOP)
+        try:
+            await it.give("limited", f"echo ran >> {mark}", limit=0.2)
+            await it.give("late", f"echo ran >> {mark}", start_within=0.2)
+            await it.give("unwanted", f"echo ran >> {mark}")
+            await it.worker.carry_out(Command(id="x", method="task.cancel", params={"task_id": "unwanted"}))
+            await it.until_ended("limited", "late", "unwanted")
+        finally:
+            trees.send(warm, signal.SIGCONT)
+        await it.give("last", "exit 3")
+        await it.until_ended("last")
+    codes = {name: it.finals[name].code for name in ("limited", "late", "unwanted", "last")}
+    assert codes == {"limited": Code.TIMED_OUT, "late": Code.EXPIRED, "unwanted": Code.CANCELLED, "last": None}
     assert not mark.exists()
 
 

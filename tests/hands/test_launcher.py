@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -328,3 +328,45 @@ async def test_a_keeper_that_died_at_its_gate_makes_room_for_whoever_knows_that_
     with pytest.raises(Refused, match="holds a task that ran before"):
         await launcher.fork(order, unopened=True)
     again.close()
+
+
+@pytest.fixture
+async def stopped(launcher: Launcher, shell: Ordering) -> AsyncIterator[tuple[Launcher, trees.Identity]]:
+    """A launcher of little patience whose warm process somebody has stopped. (`launcher` cleans up after it.)"""
+    async with Launcher(answers_within=1) as patient:
+        await run(patient, shell("first", "true"))
+        assert patient._warm is not None
+        warm = trees.identify(patient._warm.pid)
+        assert warm is not None
+        assert trees.send(warm, signal.SIGSTOP)
+        yield patient, warm
+        trees.send(warm, signal.SIGKILL)
+
+
+@pytest.mark.slow
+async def test_a_warm_process_that_was_stopped_is_replaced_and_each_order_runs_once(
+    stopped: tuple[Launcher, trees.Identity], shell: Ordering, tmp_path: Path
+) -> None:
+    launcher, warm = stopped
+    ends = await asyncio.gather(
+        *(run(launcher, shell(f"task-{number}", f"echo {number} >> {tmp_path}/ran")) for number in range(20))
+    )
+    assert {(ended.ran, ended.exit) for ended in ends} == {(True, 0)}
+    assert sorted(map(int, lines(tmp_path / "ran"))) == list(range(20))
+    assert not trees.is_alive(warm)
+    assert launcher._warm is not None
+    assert launcher._warm.pid != warm.pid
+
+
+@pytest.mark.slow
+async def test_whoever_gives_up_waiting_for_a_stopped_warm_process_has_run_nothing(
+    stopped: tuple[Launcher, trees.Identity], shell: Ordering, tmp_path: Path
+) -> None:
+    launcher, warm = stopped
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await run(launcher, shell("early", f"echo ran >> {tmp_path}/ran"))
+    assert trees.send(warm, signal.SIGCONT)
+    ended = await run(launcher, shell("late", "exit 3"))  # by the same process, behind the order that was given up
+    assert ended.exit == 3
+    assert lines(tmp_path / "ran") == []

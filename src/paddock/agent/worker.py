@@ -58,8 +58,8 @@ class _Running:
     inner: "asyncio.Task[Outcome] | None" = None
     turn: "asyncio.Task[bool] | None" = None
     """While it waits for its turn."""
-    preparing: "asyncio.Future[Order] | None" = None
-    """While what it needs is fetched."""
+    preparing: "asyncio.Future[Order] | asyncio.Future[Held] | None" = None
+    """While what it needs is fetched, or its keeper is made."""
     ending: Outcome | None = None
     """Why it is being ended, once somebody asked for that."""
     is_forgotten: bool = False
@@ -458,12 +458,9 @@ class Worker:
 
     async def _has_turn(self, running: _Running) -> bool:
         """Wait for its turn to have processes. False if it waited for too long; raises _Ending if it is ended."""
-        params = running.call.params
-        waits = [value for name in ("limit", "start_within") if isinstance(value := params.get(name), int | float)]
-        waited = self._moment().since(running.entry.accepted).total_seconds()
         running.turn = asyncio.ensure_future(self._turns.acquire())
         try:
-            await asyncio.wait({running.turn}, timeout=max(min(waits) - waited, 0) + _SLACK if waits else None)
+            await asyncio.wait({running.turn}, timeout=self._patience(running))
             if not running.turn.done():
                 return not await self._gives_up(running.turn)
             if running.turn.cancelled():
@@ -474,6 +471,13 @@ class Worker:
             raise
         finally:
             running.turn = None
+
+    def _patience(self, running: _Running) -> float | None:
+        """Seconds that it may still wait for its start; None if that is for ever."""
+        params = running.call.params
+        waits = [value for name in ("limit", "start_within") if isinstance(value := params.get(name), int | float)]
+        waited = self._moment().since(running.entry.accepted).total_seconds()
+        return max(min(waits) - waited, 0) + _SLACK if waits else None
 
     async def _gives_up(self, turn: "asyncio.Task[bool]") -> bool:
         """Stop waiting; False if the turn came in the same moment."""
@@ -510,6 +514,23 @@ class Worker:
             raise _Ending
         return running.preparing.result()
 
+    async def _fork(self, running: _Running, order: Order) -> Held:
+        """A keeper at its gate. Ended or too late before there is one, it raises _Ending."""
+        if running.ending is not None:
+            raise _Ending
+        forking = running.preparing = asyncio.ensure_future(self._launcher.fork(order, unopened=True))
+        try:
+            await asyncio.wait({forking}, timeout=self._patience(running))
+        except asyncio.CancelledError:
+            await _unmake(forking)
+            raise
+        if not forking.done():
+            running.ending = running.ending or self._too_late(running.entry) or self._over_limit(running.entry)
+        if running.ending is not None:
+            await _unmake(forking)
+            raise _Ending
+        return await forking
+
     async def _patiently(self, running: _Running, step: Callable[[], Awaitable[T]]) -> T:
         """What was accepted waits for a full disk; ended or too late meanwhile, it raises _Ending."""
         waits = False
@@ -532,7 +553,7 @@ class Worker:
         """A keeper at its gate, which the ledger knows; with any other end there is none."""
         order = await self._prepared(running, program)
         faults.at("agent.forking")
-        held = await self._launcher.fork(order, unopened=True)
+        held = await self._fork(running, order)
         faults.at("agent.forked")
         try:
             keeper = Keeper(pid=held.identity.pid, started=held.identity.started)
@@ -746,6 +767,14 @@ class Worker:
         directory = self._settings.tasks / name_for(entry.task)
         if directory.exists():
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+
+async def _unmake(forking: "asyncio.Future[Held]") -> None:
+    """Nobody wants this keeper any more: its gate stays shut."""
+    forking.cancel()
+    await asyncio.wait({forking})
+    if not forking.cancelled() and forking.exception() is None:
+        forking.result().close()
 
 
 def _left(directory: Path) -> dict[str, Stream]:

@@ -11,12 +11,13 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from paddock.core.errors import Broken, Refused
-from paddock.hands import groups, keeper
+from paddock.hands import groups, keeper, trees
 from paddock.hands.control import CONTROL
 from paddock.hands.exit import FULL, Exit, Reason, forget, read_exit
 from paddock.hands.held import Full, Held, Lost, attach, read_group, read_keeper, take
@@ -42,6 +43,7 @@ __all__ = [
 _AT_ONCE = 16  # forks under way; more only wait longer in the kernel's queue, with three descriptors each
 _ANSWERS_WITHIN = 30.0
 _TRIES = 3
+_SILENCES = 2
 _ROOT = Path(__file__).parents[2]  # where this package lies, also inside a .pyz
 _WARM = "import sys; sys.path.insert(0, sys.argv[1]); from paddock.hands import warm; warm.main()"
 
@@ -50,9 +52,11 @@ class Launcher:
     """Forks keepers. One for an agent; starts its warm process at need, and anew when it has died.
 
     `grouping`: each task gets a control group of its own, where one can be had, unless its order names another.
+    A warm process that has not answered after `answers_within` seconds (somebody stopped it) is ended and replaced.
     """
 
-    def __init__(self, *, grouping: bool = True) -> None:
+    def __init__(self, *, grouping: bool = True, answers_within: float = _ANSWERS_WITHIN) -> None:
+        self._answers_within = answers_within
         self._has_scope = grouping
         self._words = [GROUPING] if grouping else []
         self._warm: subprocess.Popen[bytes] | None = None
@@ -80,8 +84,16 @@ class Launcher:
             raise Refused(f"{order.task}: no command")
         async with self._forking:
             await self._make_room(order, unopened=unopened)
+            silences = 0
             for _ in range(_TRIES):
-                held = await self._try(order)
+                try:
+                    held = await self._try(order)
+                except TimeoutError:
+                    silences += 1
+                    await _end_silent(order.directory)
+                    if silences == _SILENCES:
+                        raise Broken(f"{order.task}: no keeper within {silences * self._answers_within:g} s") from None
+                    held = None
                 if held is not None:
                     return held
                 _clear(order.directory)  # whoever was made there is dead, and we never opened its gate
@@ -99,7 +111,7 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 warm.kill()
                 await asyncio.to_thread(warm.wait)
-            if warm.returncode:
+            if warm.returncode > 0:
                 # systemd gave no scope, perhaps: tasks are worth more than their groups.
                 self._has_scope = False
 
@@ -128,23 +140,28 @@ class Launcher:
             _clear(directory)
 
     async def _try(self, order: Order) -> Held | None:
-        """One attempt; None if the warm process or the keeper died before answering."""
+        """One attempt; None if the warm process or the keeper died before answering.
+
+        TimeoutError if nobody answered; the warm process that should have is gone then.
+        """
+        asked = None
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                await self._send(order, theirs)
-        except BaseException:
-            ours.close()
-            raise
-        line = await take(ours)
-        try:
-            async with asyncio.timeout(_ANSWERS_WITHIN):
-                identity = await asyncio.shield(line.heard)
+            async with asyncio.timeout(self._answers_within):
+                try:
+                    with theirs:
+                        asked = await self._send(order, theirs)
+                except BaseException:
+                    ours.close()
+                    raise
+                line = await take(ours)
+                try:
+                    identity = await asyncio.shield(line.heard)
+                except BaseException:
+                    line.close()
+                    raise
         except TimeoutError:
-            line.close()
-            raise Broken(f"{order.task}: no keeper within {_ANSWERS_WITHIN:.0f} s") from None
-        except BaseException:
-            line.close()
+            await self._replace(asked or self._orders)
             raise
         if identity is not None:
             return Held(directory=order.directory, identity=identity, line=line)
@@ -156,29 +173,38 @@ class Launcher:
             raise Broken(f"{order.task}: {line.why}")
         return None
 
-    async def _send(self, order: Order, theirs: socket.socket) -> None:
+    async def _replace(self, silent: socket.socket | None) -> None:
+        """End the warm process behind this socket, if nobody else has yet; the next order starts another."""
+        if silent is not None and silent is self._orders and self._warm is not None:
+            self._warm.kill()  # what it does not read of a closed socket does not end it
+            await self.close()
+
+    async def _send(self, order: Order, theirs: socket.socket) -> socket.socket:
+        """Gives the socket of the warm process that has the order now."""
         wanted = _file("order", order.encode())
         try:
             stdin = _file("stdin", order.stdin) if order.stdin else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 async with self._sending:
-                    await self._hand_over([theirs.fileno(), wanted, stdin])
+                    return await self._hand_over([theirs.fileno(), wanted, stdin])
             finally:
                 os.close(stdin)
         finally:
             os.close(wanted)
 
-    async def _hand_over(self, files: list[int]) -> None:
+    async def _hand_over(self, files: list[int]) -> socket.socket:
         for _ in range(_TRIES):
             orders = self._orders or self._start()
             try:
                 while True:
                     try:
                         socket.send_fds(orders, [b"o"], files)
-                        return
+                        return orders
                     except BlockingIOError:
                         await asyncio.sleep(0.002)
             except OSError as exc:
+                if orders is not self._orders:
+                    continue  # it was replaced meanwhile
                 if exc.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ECONNREFUSED):
                     raise Broken(f"launcher: {exc.strerror}") from exc
                 await self.close()
@@ -226,6 +252,13 @@ async def _has_given_up(held: Held) -> bool:
     except Lost:
         pass
     return True
+
+
+async def _end_silent(directory: Path) -> None:
+    """End a keeper that was made and never answered, so that it writes nothing where another is to be."""
+    made = read_keeper(directory)
+    if made is not None:
+        await trees.end(lambda: [made] if trees.is_alive(made) else [], grace=timedelta())
 
 
 def _file(name: str, content: bytes) -> int:
