@@ -104,7 +104,14 @@ AIMS: Mapping[str, Mapping[str, Aim]] = {
         ),
         (OUTPUT, "MB/s", Better.HIGHER, 50, "output of one script through its agent, to disk at the server", 1),
         (START, "ms", Better.LOWER, 250, "from the start of an agent's process until its hello is answered", 0),
-        (IDLE_RSS, "MB", Better.LOWER, 35, "resident memory of a host's agent with all its skills, idle", 1),
+        (
+            IDLE_RSS,
+            "MB",
+            Better.LOWER,
+            35,
+            "resident memory of a host's agent with all of Paddock's own skills, idle",
+            1,
+        ),
         (IDLE_CPU, "%", Better.LOWER, 0.5, "of one core, used by it meanwhile", 2),
     ),
 }

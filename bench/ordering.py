@@ -15,12 +15,14 @@ from bench.figure import Measured, quantile
 from bench.pace import Pace
 from bench.place import resident, used
 from bench.victim import NOOP
+from paddock.agent.settings import HOST_SKILLS
 
 T = TypeVar("T")
 
 FEW, MANY = 100, 3000
 """Commands that wait for their answer at any time."""
 SIDE_BY_SIDE = 16
+ALL = ",".join(HOST_SKILLS)
 DCM, DCM_BURST = "dcm-agent 1.2.5, measured before", 221.0
 """Of a program that needs a Python nobody ships any more: recorded on such a machine, not repeated."""
 START_LIMIT = 30.0
@@ -74,7 +76,7 @@ def starts(pace: Pace) -> dict[str, Measured]:
         async with Clerk.open() as clerk:
             with victim.directory() as place:
                 spans = [await _start(clerk, place) for _ in range(pace.runs * 2 + 1)]
-                with victim.running(clerk, place, skills="") as process:
+                with victim.running(clerk, place, skills=ALL) as process:
                     await _welcomed(clerk)
                     await asyncio.sleep(pace.idle)
                     began, before = time.perf_counter(), used(process.pid)
@@ -93,7 +95,7 @@ def starts(pace: Pace) -> dict[str, Measured]:
 
 async def _start(clerk: Clerk, place: Path) -> float:
     began = time.perf_counter()
-    with victim.running(clerk, place, skills=""):
+    with victim.running(clerk, place, skills=ALL):
         await _welcomed(clerk)
         return (time.perf_counter() - began) * 1000
 
