@@ -109,7 +109,7 @@ AIMS: Mapping[str, Mapping[str, Aim]] = {
             "MB",
             Better.LOWER,
             35,
-            "resident memory of a host's agent with all of Paddock's own skills, idle",
+            "resident memory of a host's agent with Paddock's own skills, idle",
             1,
         ),
         (IDLE_CPU, "%", Better.LOWER, 0.5, "of one core, used by it meanwhile", 2),
