@@ -149,6 +149,17 @@ async def test_a_command_that_cannot_start_says_why(desk: Desk, host: Host) -> N
     assert status.outputs == {"out": 0}
 
 
+async def test_a_misspelt_param_changes_nothing_and_what_only_reads_lets_it_be(host: Host, desk: Desk) -> None:
+    host.start()
+    refused = await desk.ask(desk.command("z", "script.run", run="true", usr="nobody"))
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.msg) == (
+        Code.BAD_PARAMS,
+        'params.usr: script.run has no such param (did you mean "user"?)',
+    )
+    assert isinstance(await desk.ask(desk.command("y", "status", colour="blue")), Success)
+
+
 async def test_cancel_ends_the_whole_tree_before_the_final_status(desk: Desk, host: Host, tmp_path: Path) -> None:
     host.start()
     run = f"setsid sleep 300 & echo $! > {tmp_path}/pid; trap '' TERM; echo up; while :; do sleep 300; done"

@@ -56,6 +56,8 @@ def test_an_object_comes_first_and_single_values_after_it() -> None:
     [
         (["run"], b"", "is not NAME=VALUE"),
         (["=x"], b"", "is not NAME=VALUE"),
+        (["rum=x"], b"", 'params.rum: script.run has no such param .did you mean "run"'),
+        ([], b'{"run": "x", "usr": "y"}', 'did you mean "user"'),
         ([], b"[]", "it is not an object"),
         ([], b"{", "it is not JSON"),
         (["env.A=b"], b'{"env": 7}', "something else than a map"),

@@ -118,6 +118,24 @@ def test_defaults_are_filled_in_and_unknown_fields_dropped() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "params", "why"),
+    [
+        ("system.clean_image", {"dryrun": True}, r'params\.dryrun: .*did you mean "dry_run"'),
+        ("script.run", {"run": "true", "color": "blue"}, r"params\.color: script\.run has no such param$"),
+    ],
+)
+def test_strictly_a_param_that_nobody_knows_is_refused(method: str, params: dict[str, Any], why: str) -> None:
+    check(method, params)
+    with pytest.raises(BadParams, match=why):
+        check(method, params, is_strict=True)
+
+
+def test_strictly_what_every_method_takes_is_taken() -> None:
+    assert check("status", {"limit": 5, "odd": None}, is_strict=True)["limit"] == 5
+    assert check("ping", {"odd": 1}, is_strict=True) == {"odd": 1}
+
+
 def test_null_is_absent() -> None:
     assert "argv" not in check("script.run", {"run": "true", "argv": None})
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from paddock.wire import methods
-from paddock.wire.methods import Kind, Method, Param
+from paddock.wire.methods import Kind, Method, Param, Toward
 
 _TEXTS = frozenset({Kind.TEXT, Kind.NAME, Kind.PATH, Kind.MOMENT})
 
@@ -17,7 +17,7 @@ _TEXTS = frozenset({Kind.TEXT, Kind.NAME, Kind.PATH, Kind.MOMENT})
 def gathered(method: str, values: Iterable[str], whole: bytes = b"") -> dict[str, Any]:
     """The params of a command: those of a JSON object first, then each `name=value`.
 
-    What does not fit the table is the server's to refuse; here only what cannot be read at all is.
+    What does not fit the table is the server's to refuse; here only what cannot be read at all, or has no such name.
     """
     row = methods.METHODS.get(method)
     params = _whole(whole) if whole else {}
@@ -39,7 +39,16 @@ def gathered(method: str, values: Iterable[str], whole: bytes = b"") -> dict[str
             entries.append(_read(_element(param), name, value))
         else:
             params[name] = _read(param.kind if param is not None else None, name, value)
+    if row is not None and row.toward is not Toward.SERVER:
+        _refuse_misspelt(row, params)
     return params
+
+
+def _refuse_misspelt(row: Method, params: dict[str, Any]) -> None:
+    try:
+        methods.refuse_unknown(row, params)
+    except methods.BadParams as exc:
+        raise click.UsageError(exc.message) from exc
 
 
 def _whole(text: bytes) -> dict[str, Any]:

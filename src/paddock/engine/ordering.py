@@ -73,7 +73,7 @@ def check(wish: Wish) -> None:
         raise Refused(f"{wish.method}: only the server's own upkeep orders it", hint="paddock env clean ENVIRONMENT")
     if row.task and params.get("task_id") not in (None, wish.id):
         raise BadParams("params.task_id", "a task has the id of its command")
-    methods.check(wish.method, params, toward=Toward.AGENT)
+    methods.check(wish.method, params, toward=Toward.AGENT, is_strict=True)
 
 
 def ask(tables: Tables, means: Means, typed: str, wish: Wish, *, identity: Identity, now: datetime) -> Ordered:

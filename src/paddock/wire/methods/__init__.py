@@ -31,6 +31,7 @@ from paddock.wire.methods.table import (
     UnknownMethod,
     check_params,
     params_of,
+    refuse_unknown,
 )
 
 __all__ = [
@@ -44,9 +45,11 @@ __all__ = [
     "Toward",
     "UnknownMethod",
     "check",
+    "check_params",
     "describe",
     "find",
     "params_of",
+    "refuse_unknown",
 ]
 
 METHODS: Mapping[str, Method] = {
@@ -70,9 +73,13 @@ def check(
     *,
     toward: Toward = Toward.BOTH,
     among: Mapping[str, Method] = METHODS,
+    is_strict: bool = False,
 ) -> dict[str, JSON]:
-    """The params that the table knows, defaults filled in; bytes stay base64. Raises BadParams or UnknownMethod."""
-    return check_params(find(method, toward=toward, among=among), params)
+    """The params that the table knows, defaults filled in; bytes stay base64. Raises BadParams or UnknownMethod.
+
+    Other params are dropped, as a later version may have sent them; strictly, they are refused.
+    """
+    return check_params(find(method, toward=toward, among=among), params, is_strict=is_strict)
 
 
 def describe(among: Mapping[str, Method] | None = None) -> list[dict[str, str]]:

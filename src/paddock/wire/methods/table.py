@@ -144,10 +144,15 @@ def params_of(method: Method) -> tuple[Param, ...]:
     return method.params + tuple(param for param in common if param.name not in own)
 
 
-def check_params(method: Method, params: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The params that a row knows, defaults filled in; bytes stay base64. Raises BadParams."""
+def check_params(method: Method, params: Mapping[str, JSON], *, is_strict: bool = False) -> dict[str, JSON]:
+    """The params that a row knows, defaults filled in; bytes stay base64. Raises BadParams.
+
+    Others are dropped; strictly, they are refused: a misspelt `dry_run` must not do it in earnest.
+    """
     if method.name == "ping":
         return dict(params)
+    if is_strict:
+        refuse_unknown(method, params)
     checked: dict[str, JSON] = {}
     for param in params_of(method):
         value = params.get(param.name)
@@ -160,6 +165,18 @@ def check_params(method: Method, params: Mapping[str, JSON]) -> dict[str, JSON]:
             checked[param.name] = param.default
     _check_together(method, params)
     return checked
+
+
+def refuse_unknown(method: Method, params: Mapping[str, JSON]) -> None:
+    """Raises BadParams for the first param that the row does not have, with the one that may have been meant."""
+    known = [param.name for param in params_of(method)]
+    for name, value in params.items():
+        if value is not None and name not in known:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, known, n=1)
+            meant = f' (did you mean "{near[0]}"?)' if near else ""
+            raise BadParams(f"params.{name}", f"{method.name} has no such param{meant}")
 
 
 def _check_together(method: Method, params: Mapping[str, JSON]) -> None:
