@@ -136,6 +136,13 @@ def test_strictly_what_every_method_takes_is_taken() -> None:
     assert check("ping", {"odd": 1}, is_strict=True) == {"odd": 1}
 
 
+def test_a_reboot_is_not_over_before_its_delay_is() -> None:
+    assert check("system.reboot", {"delay": 3600, "limit": 4000})["delay"] == 3600
+    for params in ({"delay": 3600}, {"delay": 5, "limit": 5}):
+        with pytest.raises(BadParams, match=r"params\.limit: .* is not more than delay"):
+            check("system.reboot", params)
+
+
 def test_null_is_absent() -> None:
     assert "argv" not in check("script.run", {"run": "true", "argv": None})
 

@@ -172,6 +172,7 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         ends_boot=True,
+        less=(("delay", "limit"),),
         params=(
             Param(
                 name="delay",
@@ -188,9 +189,9 @@ METHODS = (
                 kind=Kind.NUMBER,
                 unit="s",
                 least=1,
-                most=DAY,
+                most=2 * DAY,
                 default=10 * MINUTE,
-                doc="a machine that still has its boot id then has failed",
+                doc="more than delay; a machine that still has its boot id then has failed",
             ),
         ),
         result="{booted}",

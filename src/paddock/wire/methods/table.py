@@ -80,6 +80,8 @@ class Method:
     role: Role
     params: tuple[Param, ...] = ()
     one_of: tuple[str, ...] = ()
+    less: tuple[tuple[str, str], ...] = ()
+    """Pairs of numbers of which the first is less than the second."""
     result: str = "{}"
     task: bool = False
     """Accepted first, ended by task_status."""
@@ -164,6 +166,7 @@ def check_params(method: Method, params: Mapping[str, JSON], *, is_strict: bool 
         elif param.default is not None:
             checked[param.name] = param.default
     _check_together(method, params)
+    _check_order(method, checked)
     return checked
 
 
@@ -189,6 +192,13 @@ def _check_together(method: Method, params: Mapping[str, JSON]) -> None:
     given = [name for name in method.one_of if params.get(name) is not None]
     if method.one_of and len(given) != 1:
         raise BadParams(f"params.{(given or method.one_of)[-1]}", f"needs exactly one of {', '.join(method.one_of)}")
+
+
+def _check_order(method: Method, checked: Mapping[str, JSON]) -> None:
+    for name, greater in method.less:
+        one, other = checked.get(name), checked.get(greater)
+        if isinstance(one, int | float) and isinstance(other, int | float) and one >= other:
+            raise BadParams(f"params.{greater}", f"{other:g} is not more than {name} {one:g}")
 
 
 def _check_value(param: Param, value: JSON, path: str) -> None:
