@@ -1,9 +1,11 @@
 """user.add, user.remove, user.list with the system's real tools, in a room whose /etc and /home are lost afterwards."""
 
 import base64
+import json
 import os
 import pwd
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -366,3 +368,68 @@ def test_accounts_are_those_of_the_files() -> None:
 def test_rules_go_where_sudo_looks_and_drafts_where_it_does_not() -> None:
     assert "." not in sudoers.file_of("ann")
     assert "~" not in sudoers.file_of("ann")
+
+
+# ---- what a rule may say ---------------------------------------------------------------------------------------------
+
+
+def _who(directory: Path, data: bytes) -> set[str] | None:
+    """Whom sudo gives rights by this file, as sudo itself reads it; None where it does not take it."""
+    file = directory / "rules"
+    file.write_bytes(data)
+    if subprocess.run(["visudo", "-cf", file], capture_output=True, check=False).returncode:
+        return None
+    read = subprocess.run(["cvtsudoers", "-f", "json", file], capture_output=True, check=True)
+    found = json.loads(read.stdout)
+    assert set(found) <= {"User_Specs"}, found
+    return {json.dumps(user) for spec in found["User_Specs"] for user in spec["User_List"]}
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ", bob ALL=(ALL) NOPASSWD: ALL",
+        " ,bob ALL=(ALL) ALL",
+        ",ALL ALL=(ALL) ALL",
+        ", %users ALL=(ALL) ALL",
+        "\\, bob ALL=(ALL) ALL",
+        "\\ , bob ALL=(ALL) ALL",
+        ": bob ALL=(ALL) ALL",
+        "# ALL=(ALL) ALL",
+        "= ALL",
+        "bob",
+        "ALL=(ALL) ALL\n@include /tmp/x=",
+        "ALL=(ALL) ALL\r, bob ALL=(ALL) ALL",
+        "ALL=(ALL) ALL\x0bbob ALL=(ALL) ALL",
+        "ALL=(ALL) ALL \\ ",
+    ],
+)
+def test_a_rule_that_could_speak_of_others_is_refused(rule: str) -> None:
+    with pytest.raises(Refused, match="sudo"):
+        sudoers.text_of("ann", [rule])
+
+
+@pytest.mark.skipif(shutil.which("cvtsudoers") is None, reason="there is no cvtsudoers here; apt-get install sudo")
+@pytest.mark.parametrize(
+    ("rule", "is_taken"),
+    [
+        ("ALL=(ALL) NOPASSWD: ALL", True),
+        ("!web, +rack, 10.0.0.0/8 = (root) /bin/true, !/bin/sh", True),
+        ('"my host" = ALL', True),
+        ("ALL=(ALL) ALL : web=(root) /bin/true", True),
+        ("ALL=(ALL) ALL # , bob ALL=ALL", True),
+        ("ALL, bob ALL=(ALL) ALL", False),
+        ("bob ALL=(ALL) ALL", False),
+        ("ALL=(ALL) ALL : bob ALL=(ALL) ALL", False),
+        ('"x", bob ALL=(ALL) ALL', False),
+        ("+x, bob ALL = ALL", False),
+        ("ALL=(ALL) ALL, bob ALL=(ALL) ALL", False),
+        ("ALL=(ALL) ALL; bob ALL=(ALL) ALL", False),
+        ("Defaults !authenticate=", False),
+        ("User_Alias X = bob", False),
+        ("includedir /tmp=", False),
+    ],
+)
+def test_whatever_sudo_takes_of_a_rule_is_for_its_user_alone(tmp_path: Path, rule: str, *, is_taken: bool) -> None:
+    data = sudoers.text_of("ann", [rule])
+    assert _who(tmp_path, data) == ({'{"username": "ann"}'} if is_taken else None)

@@ -16,6 +16,10 @@ DIRECTORY = Path("/etc/sudoers.d")
 _SUDOERS = Path("/etc/sudoers")
 _INCLUDES = re.compile(r"^[@#]includedir\s+(/etc/)?sudoers\.d\s*$", re.MULTILINE)
 
+# User_Spec ::= User_List Host_List '=' Cmnd_Spec_List: a comma before the hosts would name one more user. A host is a
+# name, an alias, an address, a netgroup or a pattern, or one of them in quotes, and can be negated.
+_HOSTS = re.compile(r'(?:!\s*)*[A-Za-z0-9_+*?\["][^=]*=')
+
 
 def file_of(name: str) -> str:
     """No dot and no tilde in it: sudo would pass it over. Nobody else's file is named so."""
@@ -23,10 +27,14 @@ def file_of(name: str) -> str:
 
 
 def text_of(name: str, rules: Sequence[str]) -> bytes:
-    """The whole file. Refused for a rule that is more than one line: it could speak of other users."""
+    """The whole file. Refused for a rule that could speak of other users: one that is more than a line, or whose
+    beginning goes on with the list of users.
+    """
     for rule in rules:
         if not rule.strip() or not rule.isprintable() or rule.rstrip().endswith("\\"):
             raise Refused(f"sudo {rule!r}: is not one line of printable text")
+        if not _HOSTS.match(rule.strip()):
+            raise Refused(f"sudo {rule!r}: does not begin with the hosts that it holds on", hint="ALL=(ALL) ALL")
     return "".join(f"{name} {rule.strip()}\n" for rule in rules).encode()
 
 
