@@ -222,7 +222,7 @@ async def test_its_machines_have_agents_out_of_the_bundle(desk: Desk, alone: Bun
     alone.start()
     await desk.here()
     answer = await desk.ask(
-        desk.command("b-1", "machine.build", environment="e-1", fence=1, machine="one", limit=60, kind="local")
+        desk.command("b-1", "machine.build", environment="e-1", fence=1, machine="one", limit=60)
     )
     assert hasattr(answer, "result"), answer
     await desk.here("e-1/one")
