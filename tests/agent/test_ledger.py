@@ -338,3 +338,79 @@ async def test_a_file_that_is_damaged_while_it_is_used_ends_its_agent_and_is_set
     assert again.set_aside is None
     assert await again.unacknowledged() == []
     await again.close()
+
+
+SECRET = "hush-" + "0123456789abcdef" * 400  # more than a page
+
+
+def shows(place: Path, words: str) -> list[str]:
+    """The ledger's files that show this."""
+    return sorted(one.name for one in place.glob("ledger*") if words.encode() in one.read_bytes())
+
+
+async def until_gone(place: Path) -> None:
+    async with asyncio.timeout(10):
+        while shows(place, "hush-0123"):  # noqa: ASYNC110 - the bytes of a file are no event
+            await asyncio.sleep(0.01)
+
+
+async def carried_out(ledger: Ledger, number: int) -> None:
+    one = replace(entry(f"c{number}", seq=number), params={"run": SECRET, "limit": 5})
+    await admit(ledger, one)
+    one = await ledger.start(one, keeper=Keeper(pid=1, started=2))
+    await ledger.keep_params(one.id, {"limit": 5})
+    await ledger.finish(one, Outcome(result={"exit": 0}))
+
+
+async def test_params_are_gone_from_the_files_once_the_ledger_is_quiet(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_QUIET", 0.05)
+    await asyncio.gather(*(carried_out(ledger, number) for number in range(1, 21)))
+    await until_gone(tmp_path)
+    assert (tmp_path / "ledger-wal").stat().st_size == 0
+    assert len(await ledger.unacknowledged()) == 20
+
+
+async def test_params_are_gone_from_the_files_though_the_ledger_is_never_quiet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_EMPTIED_EVERY", 0.1)
+    ledger = Ledger.open(tmp_path / "ledger")
+    await carried_out(ledger, 1)
+    async with asyncio.timeout(10):
+        while shows(tmp_path, "hush-0123"):
+            await ledger.number("busy")
+    await ledger.close()
+
+
+async def test_params_that_a_dead_process_has_left_in_the_log_are_gone_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_QUIET", 0.05)
+    (tmp_path / "first").mkdir()
+    ledger = Ledger.open(tmp_path / "first" / "ledger")
+    await carried_out(ledger, 1)
+    for one in (tmp_path / "first").iterdir():  # as a kill leaves it
+        (tmp_path / one.name).write_bytes(one.read_bytes())
+    await ledger.close()
+    assert shows(tmp_path, "hush-0123") != []
+    again = Ledger.open(tmp_path / "ledger")
+    await until_gone(tmp_path)
+    await again.close()
+
+
+async def test_whoever_reads_the_ledger_keeps_nobody_waiting(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "_QUIET", 0.01)
+    await carried_out(ledger, 1)
+    reader = sqlite3.connect(tmp_path / "ledger", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM entries").fetchall()
+    async with asyncio.timeout(2):
+        for number in range(2, 6):
+            await carried_out(ledger, number)
+            await asyncio.sleep(0.02)
+    reader.close()
+    await until_gone(tmp_path)

@@ -7,6 +7,10 @@ Sync rules: write-ahead log, `synchronous = FULL`, so each commit is one fsync o
 commit that fails (a full disk) is undone and raised as Unwritable: nothing of it was decided. A file that cannot be
 read whole is never repaired: it is renamed, kept for a person, and a new ledger with another name begins; the server
 sees the name in hello and takes every command that was under way for interrupted.
+
+Params may hold what nobody should find: what is no longer needed of them is overwritten (`secure_delete`), and the log
+that still shows it is emptied once nothing was written for a second, every ten seconds at the latest. What SQLite left
+of a row that it moved within the file before, one in a thousand or so, stays until its page is used again.
 """
 
 import asyncio
@@ -16,6 +20,7 @@ import queue
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +38,9 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LARGEST_GROUP = 256
+_BUSY_LIMIT = 5  # seconds
+_QUIET = 1.0  # seconds without a step after which the log is emptied
+_EMPTIED_EVERY = 10.0  # seconds, if there is no such pause
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS words (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -92,6 +100,10 @@ class Ledger:
         self._guard: asyncio.Future[str] | None = None
         self._path = path
         self._connection = connection
+        self._changes = 0
+        """Of the connection, when the log was last emptied."""
+        self._logged_since: float | None = time.monotonic()
+        """What was written since then is in the log; at first, what the last process has left there."""
         self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
         self.id = _one(connection, "SELECT value FROM words WHERE name = 'ledger'")
         self._numbers, self._fences = _mirror(connection)
@@ -321,13 +333,41 @@ class Ledger:
 
     def _write_on(self) -> None:
         try:
-            while (first := self._waiting.get()) is not None:
+            while (first := self._next()) is not None:
                 group, is_last = self._gather(first)
                 self._commit(group)
                 if is_last:
                     break
+                if self._logged_since is None and self._connection.total_changes != self._changes:
+                    self._logged_since = time.monotonic()
         finally:
             self._connection.close()
+
+    def _next(self) -> "_Step[Any] | None":
+        """The next step. The log is emptied where none comes for a while, and before one that comes too late."""
+        while self._logged_since is not None:
+            left = self._logged_since + _EMPTIED_EVERY - time.monotonic()
+            with suppress(queue.Empty):
+                if left > 0:
+                    return self._waiting.get(timeout=min(left, _QUIET))
+            self._empty()
+        return self._waiting.get()
+
+    def _empty(self) -> None:
+        """Move all that is in the log into the file, and leave nothing in it. Nobody who reads is waited for."""
+        db = self._connection
+        self._logged_since = time.monotonic()
+        try:
+            db.execute("PRAGMA busy_timeout = 0")
+            try:
+                is_busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                db.execute(f"PRAGMA busy_timeout = {_BUSY_LIMIT * 1000}")
+        except sqlite3.Error as exc:
+            self._suspect(exc)  # of a full disk nothing is lost: it is tried again
+            return
+        if not is_busy:
+            self._logged_since, self._changes = None, db.total_changes
 
     def _gather(self, first: "_Step[Any]") -> tuple[list["_Step[Any]"], bool]:
         """What waits already; nobody is waited for."""
@@ -429,12 +469,13 @@ def _tell(group: Sequence[_Step[Any]]) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     fresh = not path.exists()
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_LIMIT)
     try:
         path.chmod(0o600)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cache_size = -512")
+        connection.execute("PRAGMA secure_delete = ON")
         connection.executescript(_SCHEMA)
         said = _one(connection, "PRAGMA quick_check(1)")
         if said != "ok":
