@@ -17,6 +17,7 @@ from paddock.agent.skills import files, puts
 from paddock.agent.skills.skill import Call, Place, Read, Work
 from paddock.core.errors import PaddockError, Refused
 from paddock.wire import methods
+from paddock.wire.fields import BadParams
 from paddock.wire.framing import JSON
 
 
@@ -274,6 +275,40 @@ async def test_a_piece_is_refused_before_anything_is_touched(skill: Files, more:
         await skill.put("deep/down/big", b"x", **params)
     assert [part.stat().st_size for part in skill.parts()] in ([], [0])
     assert not (skill.work / "deep").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "why"),
+    [
+        ("deep/down/file", {"sha256": "0" * 64}, "would be"),
+        ("deep/down/file", {"offset": 5}, "does not exist"),
+        ("there", {"offset": 5}, "shorter than offset 5"),
+        ("deep/down/" + 128 * "é", {}, "more than 255 bytes"),
+    ],
+)
+async def test_a_whole_is_refused_before_anything_is_touched(
+    skill: Files, path: str, more: dict[str, Any], why: str
+) -> None:
+    (skill.work / "there").write_bytes(b"old")
+    with pytest.raises(PaddockError, match=why):
+        await skill.put(path, b"x", **more)
+    assert sorted(found.name for found in skill.work.rglob("*")) == ["results", "there"]
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_name_may_be_as_long_as_the_file_system_takes(skill: Files, *, in_pieces: bool) -> None:
+    name = 127 * "é"
+    for data in (b"one", b"two"):
+        await (skill.piece(name, data, 0, data) if in_pieces else skill.put(name, data))
+        assert (skill.work / name).read_bytes() == data
+    assert sorted(found.name for found in skill.work.iterdir()) == ["results", name]
+
+
+async def test_where_no_file_reaches_nothing_is_read(skill: Files) -> None:
+    await skill.put("there", b"x")
+    assert (await skill.get("there", offset=1 << 53))["data"] == ""
+    with pytest.raises(BadParams, match=r"params\.offset"):
+        await skill.get("there", offset=(1 << 63) - 1)
 
 
 async def test_parts_that_nobody_finished_are_removed(skill: Files) -> None:

@@ -27,6 +27,7 @@ from paddock.hands import faults
 KEPT = 2 * 86400.0
 """Seconds that a part waits for its next piece."""
 _LOOK_EVERY = 3600.0
+_LONGEST_NAME = 255  # bytes, of any Linux file system
 _CHUNK = 1 << 20
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _publishing = threading.Lock()
@@ -71,6 +72,8 @@ def put(place: Place, path: Path, call: Call) -> Outcome:
         gid=owners.gid(call.text("group")),
         digest=call.text("sha256"),
     )
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise Refused(f"{path}: its name has more than {_LONGEST_NAME} bytes")
     data = base64.b64decode(call.text("data"))
     if call.params.get("total") is None:
         return _at_once(wanted, data, offset=call.number("offset"))
@@ -84,6 +87,7 @@ def put(place: Place, path: Path, call: Call) -> Outcome:
 
 def _at_once(wanted: _Wanted, data: bytes, *, offset: int) -> Outcome:
     path = wanted.path
+    _check_whole(wanted, data, offset=offset)
     with _draft(path) as (directory, handle):
         _fill(handle, path, offset, data)
         found, size = digest_of(handle), os.fstat(handle).st_size
@@ -92,6 +96,23 @@ def _at_once(wanted: _Wanted, data: bytes, *, offset: int) -> Outcome:
         wanted.furnish(handle)
         _publish(directory, handle, path)
     return Outcome(result={"size": size, "sha256": found, "have": size, "complete": True})
+
+
+def _check_whole(wanted: _Wanted, data: bytes, *, offset: int) -> None:
+    """Before a directory is made: there is what is to be kept, or the data are the whole as it was announced."""
+    if offset:
+        os.close(_kept(wanted.path, offset))
+    elif wanted.digest and (found := hashlib.sha256(data).hexdigest()) != wanted.digest:
+        raise Refused(f"{wanted.path}: would be {found}, not {wanted.digest}")
+
+
+def _kept(path: Path, size: int) -> int:
+    """The file that is there, open; Refused if it is shorter than what is to be kept of it."""
+    source = paths.open_file(path)
+    if os.fstat(source).st_size < size:
+        os.close(source)
+        raise Refused(f"{path}: shorter than offset {size}")
+    return source
 
 
 @contextmanager
@@ -114,7 +135,8 @@ def _draft(path: Path) -> Iterator[tuple[int, int]]:
 
 def _name_of(path: Path) -> str:
     """The same for every put of this path: what one that was killed has left is taken away by the next."""
-    return f".{path.name[:200]}.{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}"
+    name = os.fsencode(path.name)
+    return f".{os.fsdecode(name[:200])}.{hashlib.sha256(name).hexdigest()[:8]}"
 
 
 def _nameless(directory: int, path: Path) -> int:
@@ -144,10 +166,8 @@ def _publish(directory: int, handle: int, path: Path) -> None:
 
 def _fill(handle: int, path: Path, offset: int, data: bytes) -> None:
     if offset:
-        source = paths.open_file(path)
+        source = _kept(path, offset)
         try:
-            if os.fstat(source).st_size < offset:
-                raise Refused(f"{path}: shorter than offset {offset}")
             _copy(source, handle, offset)
         finally:
             os.close(source)

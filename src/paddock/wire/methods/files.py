@@ -3,6 +3,9 @@
 from paddock.core.access import Role
 from paddock.wire.methods.table import GIB, MIB, PATH, PUT_LIMIT, Effect, Kind, Method, Param, Toward
 
+_FURTHEST = 1 << 53
+"""No file reaches so far, and every program can count it."""
+
 METHODS = (
     Method(
         name="file.put",
@@ -45,7 +48,7 @@ METHODS = (
         role=Role.PERSON,
         params=(
             PATH,
-            Param(name="offset", kind=Kind.INTEGER, unit="bytes", default=0, doc="where to begin"),
+            Param(name="offset", kind=Kind.INTEGER, unit="bytes", most=_FURTHEST, default=0, doc="where to begin"),
             Param(
                 name="length",
                 kind=Kind.INTEGER,
