@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from paddock.agent import enrolment
 from paddock.agent.conf import Conf
 from paddock.agent.ini import Name
 from paddock.agent.keys import KEYS, Key, truth
@@ -14,6 +15,7 @@ from paddock.agent.settings import WrongUse
 from paddock.core.errors import Refused
 
 _ENOUGH = 20  # answers to one question; whoever feeds us a file does not read what was wrong
+_TOO_MANY = f"configure: {_ENOUGH} answers to one question, none of them can be meant"
 
 
 def ask(conf: Conf, check: Callable[[Key, str], None]) -> Iterator[tuple[Name, str]]:
@@ -40,7 +42,15 @@ def confirm(question: str) -> str:
 
 def ask_code() -> str:
     """The enrolment code; empty if there is none yet."""
-    return _line("Enrolment code (`paddock host add NAME` makes one), if it is to enrol now: ")
+    question = "Enrolment code (`paddock host add NAME` makes one), if it is to enrol now: "
+    for _ in range(_ENOUGH):
+        said = _line(question)
+        try:
+            return enrolment.check(said, source="this") if said else ""
+        except Refused as exc:
+            _say(f"  {exc.message}\n  hint: {exc.hint}\n")
+            question = "code: "
+    raise WrongUse(_TOO_MANY)
 
 
 def _answer(key: Key, default: str, check: Callable[[Key, str], None]) -> str:
@@ -50,13 +60,15 @@ def _answer(key: Key, default: str, check: Callable[[Key, str], None]) -> str:
         said = _line(f"{question}{shown}: ")
         value = "" if said == "-" else said or default
         try:
+            if not value.isprintable():
+                raise Refused("it holds characters that do not print")
             found = key.check(value) if value else ""
             check(key, found)
             return found
         except Refused as exc:
             _say(f"  {exc.message}\n" + (f"  hint: {exc.hint}\n" if exc.hint else ""))
             question = key.name  # all of it was read once
-    raise WrongUse(f"configure: {_ENOUGH} answers to one question, none of them can be meant")
+    raise WrongUse(_TOO_MANY)
 
 
 def _line(prompt: str) -> str:
