@@ -76,7 +76,7 @@ class Conf:
         """With these values, checked; every other line stays. Refused for one that cannot be meant."""
         ini = self.ini
         for id, value in changes.items():
-            checked = _KNOWN[id].checked(value)
+            checked = _KNOWN[id].writable(value)
             if checked != self.values[id]:
                 ini = ini.put(id, checked, comment=_KNOWN[id].doc)
         return Conf.parse(ini.text, name="agent.conf")

@@ -47,6 +47,13 @@ class Key:
         except Refused as exc:
             raise Refused(f"[{self.section}] {self.name}: {exc.message}", hint=exc.hint) from exc
 
+    def writable(self, value: str) -> str:
+        """The same for a value that is to be written: it stays one value there."""
+        checked = self.checked(value)
+        if not checked.isprintable():
+            raise Refused(f"[{self.section}] {self.name}: {checked[:80]!r} holds characters that do not print")
+        return checked
+
 
 def one_of(*words: str) -> Callable[[str], str]:
     """One of these words, in any case."""
