@@ -78,7 +78,7 @@ def place(thing: Thing) -> str:
 def _directory(thing: Directory) -> str:
     is_new = not thing.path.exists()
     if is_new:
-        thing.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _enterable(thing.path.parent)
         thing.path.mkdir(mode=0o700)
     # Never through a link: whoever owns the directory above could point it anywhere.
     handle = os.open(thing.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -87,6 +87,17 @@ def _directory(thing: Directory) -> str:
     finally:
         os.close(handle)
     return f"made {thing.path}" if is_new else f"owner or mode of {thing.path}" if mended else ""
+
+
+def _enterable(path: Path) -> None:
+    """What is missing on the way there, for all to enter, whatever the umask says: the agent may be another user."""
+    for directory in (*reversed(path.parents), path):
+        if directory.exists():
+            continue
+        draft = directory.with_name(f".{directory.name}.new")
+        draft.mkdir(exist_ok=True)  # there is one of a run that was killed
+        draft.chmod(0o755)
+        draft.rename(directory)
 
 
 def _file(thing: File) -> str:
@@ -125,7 +136,7 @@ def _write(thing: File) -> None:
 def _link(thing: Link) -> str:
     if thing.path.is_symlink() and os.readlink(thing.path) == thing.target:
         return ""
-    thing.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    _enterable(thing.path.parent)
     draft = thing.path.with_name(f".{thing.path.name}.new")
     draft.unlink(missing_ok=True)
     draft.symlink_to(thing.target)
