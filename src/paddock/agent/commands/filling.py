@@ -41,8 +41,9 @@ def _take(chosen: argparse.Namespace, conf: "Conf") -> None:
         chosen.line = conf["connection.line"] or None
     if chosen.proxy is None and conf["connection.proxy"]:
         chosen.proxy = "" if conf["connection.proxy"] == "none" else conf["connection.proxy"]
+    # A state that was named is another agent's than the file's, and so is its work.
+    chosen.work = chosen.work or (conf.work if chosen.state is None else None)
     chosen.state = chosen.state or conf.state
-    chosen.work = chosen.work or conf.work
     chosen.ca = chosen.ca or (Path(conf["connection.ca-file"]) if conf["connection.ca-file"] else None)
     chosen.pin = chosen.pin or conf["connection.pin"]
     chosen.insecure = chosen.insecure or conf.is_set("connection.insecure")
