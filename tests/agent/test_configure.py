@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from paddock.agent import identity, origin
-from paddock.agent.__main__ import run
+from paddock.agent.__main__ import _parser, run
+from paddock.agent.commands import filling
 from paddock.agent.identity import Identity
 from paddock.agent.keys import CLOUDS, KEYS
 from paddock.agent.origin import Origin
@@ -342,6 +343,8 @@ def test_interactive_asks_with_defaults_and_again_with_what_was_wrong(configure:
         "WARNING",
         "perhaps",  # at boot, wrong
         "no",
+        "two  words",  # the code, wrong
+        "cödé",
         "code-7",
     ]
     code, out, err = configure("-i", stdin="\n".join(answers) + "\n")
@@ -353,6 +356,7 @@ def test_interactive_asks_with_defaults_and_again_with_what_was_wrong(configure:
     assert "marsupial is none of" in out
     assert "no-such-user: there is no such user" in out
     assert "perhaps is neither yes nor no" in out
+    assert out.count("holds no code") == 2
     names = ("url", "pin", "proxy", "type", "enabled", "level", "on-boot")
     assert {name: value(base, name) for name in names} == {
         "url": "wss://two.example/agent",
@@ -456,3 +460,78 @@ def test_systemd_finds_nothing_wrong_with_the_unit(image: Path, confined: str, t
     for line in ("Type=notify", "WatchdogSec=60", "Restart=always", "Delegate=yes", "KillMode=process"):
         assert f"\n{line}\n" in text
     assert ("NoNewPrivileges=yes" in text) == (confined == "yes")
+
+
+# What cannot be meant
+
+
+@pytest.mark.parametrize("how", ["--code", "--code-file"])
+@pytest.mark.parametrize("code", ["two words", "c\u00f6de", "a\x1b[2J", ""])
+def test_a_code_that_cannot_be_one_is_refused_before_anything_is_made(
+    configure: Configure, base: Path, tmp_path: Path, how: str, code: str
+) -> None:
+    (tmp_path / "code").write_text(code)
+    given = code if how == "--code" else str(tmp_path / "code")
+    failed, _, err = configure("--url", URL, how, given)
+    assert failed
+    assert "holds no code" in err
+    assert not base.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--line", "unix:/x\nfoo = bar"),
+        ("--line", "unix:/x\r"),
+        ("--proxy", "http://x\n[system]"),
+        ("--proxy", "http://x\u2028y"),
+        ("--metadata-url", "http://x/\x1b"),
+    ],
+)
+def test_a_value_stays_one_value(configure: Configure, base: Path, option: str, given: str) -> None:
+    code, _, err = configure(*(() if option == "--line" else ("--url", URL)), option, given)
+    assert code == 2
+    assert "characters that do not print" in err
+    assert not base.exists()
+
+
+@pytest.mark.parametrize("words", [("-p", ""), ("-r", ""), ("--root", "")])
+def test_an_empty_path_names_nothing(configure: Configure, tmp_path: Path, words: tuple[str, str]) -> None:
+    code, _, err = configure("--url", URL, *words)
+    assert code == 2
+    assert "empty" in err
+
+
+def test_whatever_the_umask_its_user_can_enter(configure: Configure, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        assert configure("--url", URL, "-p", str(tmp_path / "um/a/b"))[0] == 0
+    finally:
+        os.umask(before)
+    made = [tmp_path / part for part in ("um", "um/a", "um/a/b", "um/a/b/work")]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in made] == [0o755] * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["um"]
+
+
+@pytest.mark.parametrize(
+    ("words", "state", "work"),
+    [
+        ((), "base/state", "base/work"),
+        (("--state", "other"), "other", "other/work"),
+        (("--state", "other", "--work", "w"), "other", "w"),
+    ],
+)
+def test_a_state_that_is_named_has_its_own_work(
+    configure: Configure,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    state: str,
+    work: str,
+) -> None:
+    configure("--url", URL)
+    monkeypatch.chdir(tmp_path)
+    chosen = _parser().parse_args(["run", "--config", str(conf(base)), *words])
+    filling.fill(chosen)
+    assert (chosen.state, chosen.work or chosen.state / "work") == (tmp_path / state, tmp_path / work)

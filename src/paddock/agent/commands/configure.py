@@ -77,6 +77,9 @@ def _configure(chosen: argparse.Namespace) -> None:
     from paddock.agent import asking, bundled, installing, placing, unit
     from paddock.agent.conf import PATH
 
+    for option in ("base_path", "reload_conf"):
+        if getattr(chosen, option) == "":
+            raise WrongUse(f"configure: --{option.replace('_', '-')} is empty: it names no file")
     code = _code(chosen)
     if chosen.interactive and chosen.base_path is None and chosen.reload_conf is None:
         chosen.base_path = asking.ask_base(BASE)

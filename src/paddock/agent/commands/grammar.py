@@ -61,6 +61,8 @@ def count(text: str) -> int:
 
 def path(text: str) -> Path:
     """The type of an option that is a path."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: it names no file")
     # Links on the way are resolved once: later no path of ours is walked through one.
     return Path(text).resolve()
 
