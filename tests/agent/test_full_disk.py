@@ -92,6 +92,24 @@ async def test_below_the_reserve_nothing_new_is_taken_and_the_reason_is_said(
     assert (await desk.final("a")).state is TaskState.COMPLETE
 
 
+async def test_a_person_is_told_that_the_disk_is_full_and_that_it_is_not_any_more(
+    desk: Desk, small: Host, disk: Disk
+) -> None:
+    def told(state: str) -> list[object]:
+        return [one["id"] for one in desk.alerts if one["subject"] == "disk of the agent" and one["state"] == state]
+
+    small.start()
+    await desk.here()
+    disk.fill()  # there is no room for the alert's own file either
+    for number in range(3):
+        assert isinstance(await desk.ask(desk.command(f"t{number}", "script.run", run="true")), Failure)
+    await desk.until(lambda: told("raised"))
+    disk.free()
+    await desk.until(lambda: told("over"))
+    assert len(set(told("raised"))) == 1
+    assert told("over") == told("raised")[:1]
+
+
 async def test_what_was_accepted_ends_when_there_is_room_again(desk: Desk, small: Host, disk: Disk) -> None:
     gates = disk.place.parent
     small.start()

@@ -73,6 +73,8 @@ class Alerts:
         self._due: dict[str, float] = {}
         self._telling: set[str] = set()
         self._writing = asyncio.Lock()
+        self._is_behind = False
+        """The file does not say what we know: it found no room."""
         self.changed = asyncio.Event()
 
     def load(self) -> None:
@@ -113,6 +115,11 @@ class Alerts:
             _log.info("alert is over", extra={"about": subject})
             self._due.pop(alert.id, None)
             await self._keep(replace(alert, over=datetime.now(UTC), why_over=sentence(why)))
+
+    async def save(self) -> None:
+        """Write what could not be written when it changed."""
+        if self._is_behind:
+            await self._write()
 
     # Telling
 
@@ -187,8 +194,10 @@ class Alerts:
             faults.at("alerts.writing")
             try:
                 await asyncio.to_thread(durable.write, self._path, stored)
+                self._is_behind = False
             except OSError as exc:
                 # It is told all the same; the next change writes all of them.
+                self._is_behind = True
                 _log.error("alerts are not on disk", extra={"path": str(self._path), "why": str(exc)})
             faults.at("alerts.written")
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import errno
 import logging
-import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from paddock.agent.admission import Act, Answer, Asked, Facts, Refuse, on_comman
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream, final_status
 from paddock.agent.ledger import Ledger, Unreadable, Unwritable
 from paddock.agent.paths import name_for
+from paddock.agent.reserve import Reserve
 from paddock.agent.settings import Settings
 from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, code_of, failure
@@ -102,6 +102,9 @@ class Worker:
         self._finished: dict[str, Entry] = {}
         self._answered: set[str] = set()
         self._turns = asyncio.Semaphore(settings.tasks_at_once)
+        self._reserve = Reserve(settings.state, least=settings.reserve)
+        if (alerts := place.alerts) is not None:
+            place.keep("reserve", lambda: self._reserve.watch(alerts))
         self.news = asyncio.Event()
         """There may be something to say to the server."""
         self.spool = Spool(delivered=self._settle, changed=self.news)
@@ -320,21 +323,12 @@ class Worker:
             return "agent: is stopping"
         if self._place.life.busy:
             return self._place.life.busy
-        free = self._free()
-        if free < self._settings.reserve:
-            return (
-                f"{self._settings.state}: {free >> 10} KiB free, "
-                f"{self._settings.reserve >> 10} KiB are kept for what was accepted"
-            )
+        if lack := self._reserve.lack():
+            return lack
         open_ = len(self._running) + len(self._finished)
         if open_ >= self._settings.tasks_at_most:
             return f"agent: has {open_} commands to carry out or to report already"
         return ""
-
-    def _free(self) -> int:
-        """Bytes that this user may still write where the state is."""
-        disk = os.statvfs(self._settings.state)
-        return disk.f_bavail * disk.f_frsize
 
     def _floor(self, asked: Asked) -> int:
         floor = self._place.floor
@@ -518,8 +512,6 @@ class Worker:
 
     async def _fork(self, running: _Running, order: Order) -> Held:
         """A keeper at its gate. Ended or too late before there is one, it raises _Ending."""
-        if running.ending is not None:
-            raise _Ending
         forking = running.preparing = asyncio.ensure_future(self._launcher.fork(order, unopened=True))
         try:
             await asyncio.wait({forking}, timeout=self._patience(running))
@@ -554,6 +546,8 @@ class Worker:
     async def _hold(self, running: _Running, program: Program) -> Held:
         """A keeper at its gate, which the ledger knows; with any other end there is none."""
         order = await self._prepared(running, program)
+        if running.ending is not None:
+            raise _Ending
         faults.at("agent.forking")
         held = await self._fork(running, order)
         faults.at("agent.forked")
