@@ -51,6 +51,7 @@ async def test_what_cannot_be_meant_is_told_at_the_door(scene: Scene) -> None:
             ({"method": "script.rum", "params": {}}, 409, "unknown_method", "script.rum"),
             ({"method": "Script Run"}, 422, "bad_input", "method"),
             ({"method": "status", "id": "../x"}, 422, "bad_input", "id"),
+            ({"method": "status", "id": ""}, 422, "bad_input", "id"),
             ({"method": "status", "id": "x" * 101}, 422, "bad_input", "id"),
             ({"method": "system.clean_image", "params": {"dryrun": True}}, 422, "bad_input", 'mean "dry_run"'),
             ({"method": "status", "params": {"colour": 1}}, 422, "bad_input", "params.colour"),

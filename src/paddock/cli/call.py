@@ -37,7 +37,7 @@ _REFUSALS = frozenset({"refused", "bad_params", "unknown_method", "stale", "busy
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--json-params", type=click.File("rb"), metavar="FILE", help="Parameters as a JSON object; - is stdin.")
 @click.option("-f", "--follow", is_flag=True, help="Print what it prints, as it comes.")
-@click.option("--id", "given", default="", metavar="ID", help="Name the command: the same id again runs nothing twice.")
+@click.option("--id", "given", metavar="ID", help="Name the command: the same id again runs nothing twice.")
 @click.option("--no-wait", is_flag=True, help="Say the command's id, and do not wait for its end.")
 @asks
 def call(
@@ -47,7 +47,7 @@ def call(
     values: tuple[str, ...],
     json_params: Any,
     follow: bool,
-    given: str,
+    given: str | None,
     no_wait: bool,
     as_json: bool,
 ) -> int:

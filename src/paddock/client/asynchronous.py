@@ -83,14 +83,14 @@ class AsyncClient:
         method: str,
         params: Mapping[str, object] | None = None,
         *,
-        id: str = "",
+        id: str | None = None,
         wait: float | None = 0.0,
     ) -> AgentCommand:
         """Have an agent do something, and wait so many seconds for its end (None: however long it takes).
 
         `id` is yours: after an Unreachable ask again with the same one, and it is the same command, executed once.
         """
-        name = id or uuid.uuid4().hex
+        name = uuid.uuid4().hex if id is None else id
         asked = await self.send(calls.order(agent, method, params or {}, id=name))
         return await self.finish(asked, wait=wait)
 

@@ -152,10 +152,10 @@ class Piece:
     is_last: bool
 
 
-def order(agent: str, method: str, params: Mapping[str, object], *, id: str = "") -> Call[shapes.AgentCommand]:
+def order(agent: str, method: str, params: Mapping[str, object], *, id: str | None = None) -> Call[shapes.AgentCommand]:
     """Have an agent do something. With an id it may be asked again after a lost answer: it is the same command."""
     body = shapes.OrderCommand(method=method, params=params, id=id)
-    return _ask(f"/agents/{_part(agent)}/commands", shapes.AgentCommand, body, is_safe=bool(id))
+    return _ask(f"/agents/{_part(agent)}/commands", shapes.AgentCommand, body, is_safe=id is not None)
 
 
 def commands(

@@ -155,7 +155,8 @@ class Orders:
 
 
 def _wish(wanted: shapes.OrderCommand) -> Wish:
-    if wanted.id and not _ID.fullmatch(wanted.id):
+    # An empty one is a mistake of whoever asks, who would ask again with it: each time another command.
+    if wanted.id is not None and not _ID.fullmatch(wanted.id):
         raise BadInput(
             f"id: it is not 1 to {LONGEST_ID} letters, digits and _.@:+- beginning with one of the first two"
         )
@@ -165,7 +166,7 @@ def _wish(wanted: shapes.OrderCommand) -> Wish:
         dump({"params": wanted.params})  # type: ignore[dict-item]
     except Malformed as exc:
         raise BadInput(f"params: {exc.why}") from exc
-    return Wish(id=wanted.id, method=wanted.method, params=wanted.params)
+    return Wish(id=wanted.id or "", method=wanted.method, params=wanted.params)
 
 
 def _archived(row: Command, stream: str) -> str:

@@ -263,8 +263,8 @@ class OrderCommand:
     """`script.run`, `file.put`...: one of the agent's `methods`; docs/methods.md says what each takes."""
     params: Mapping[str, object] = field(default_factory=dict)
     """As the table of methods has them, without `environment` and `fence`, which the server fills in."""
-    id: str = ""
-    """Names the command: the same id again is the same command, and is not executed again. Empty: the server's own."""
+    id: str | None = None
+    """Names the command: the same id again is the same command, and is not executed again. Absent: the server's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
