@@ -30,6 +30,14 @@ KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n-----END O
         ('{"text": "{\\"token\\": \\"abcdefgh\\"}"}', "abcdefgh"),
         ("git clone https://me:hunter2@example.org/x.git", "hunter2"),
         ("postgresql://paddock:p%40ss@db/paddock", "p%40ss"),
+        ("/run/secrets/password: hunter2", "hunter2"),
+        ("/run/secrets/password:abcdefgh is it", "abcdefgh"),
+        ("db/password: correct horse", "correct"),
+        ("/run/passphrase: correct horse", "correct"),
+        ("/x/authorization: Bearer abcdefgh", "abcdefgh"),
+        ("https://example.org/token: abcdefgh is it", "abcdefgh"),
+        ("/x?password: abcdefgh is it", "abcdefgh"),
+        ("/x password: abcdefgh is it", "abcdefgh"),
         ("Set-Cookie: paddock=abcdefgh; HttpOnly", "abcdefgh"),
     ],
 )
@@ -48,6 +56,10 @@ def test_a_secret_goes_and_the_rest_stays(text: str, secret: str) -> None:
         "https://ci.example.org/runs/7/",
         "the password is asked for later",
         "pdk_short",
+        "/etc/passwd: File exists",
+        "useradd: cannot lock /etc/passwd: Device or resource busy",
+        "('/var/lib/my-token: Input/output error')",
+        "/run/app/secret: does not exist",
         "tokens=5",
         "12:34:56 build@host: make",
     ],
@@ -77,7 +89,8 @@ def test_a_sentence_is_one_short_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a-", "token", "token ", "a://", "://a:", "-----BEGIN ", 'secret="', "x:y@", "BEGIN A "]
+    "piece",
+    ["a-", "token", "token ", "a://", "://a:", "-----BEGIN ", 'secret="', "x:y@", "BEGIN A ", "/token: abcd ef"],
 )
 def test_no_text_takes_long(piece: str) -> None:
     began = time.perf_counter()

@@ -23,6 +23,9 @@ _NAMED = re.compile(
     rf"(?i)({_WORDS})(\\?[\"']?\s{{0,20}}[:=]\s{{0,20}})"
     r"(?:(\")(?:[^\"\\]|\\.){4,}\"|(\\\")[^\"\\]{4,}\\\"|(')[^']{4,}'|(?:(?:bearer|basic)\s{1,20})?[^\s\"',;&]{4,})"
 )
+# `/etc/passwd: File exists`: a file that has such a name, and what is wrong with it. A passphrase is words, too.
+_COMPLAINT = re.compile(r"[A-Z]?[a-z]+(?:[-/][a-z]+)* [a-z]+")
+_LONGEST_PATH = 200
 _NAME = re.compile(rf"(?i)(?:.*[^a-z])?(?:{_WORDS})")
 _URL = re.compile(r"(://[^\s/:@]{0,200}:)[^\s/@]{1,2000}@")
 _HINTS = ("authorization", "auth-token", "cookie", "passw", "passphrase", "secret", "token", "key")
@@ -64,5 +67,18 @@ def _field(name: str, value: object) -> object:
 
 
 def _hide(found: re.Match[str]) -> str:
+    if _is_complaint(found):
+        return found[0]
     quote = found[3] or found[4] or found[5] or ""
     return f"{found[1]}{found[2]}{quote}{_HIDDEN}{quote}"
+
+
+def _is_complaint(found: re.Match[str]) -> bool:
+    """Whether what looks like a secret's name ends an absolute path, and its value begins a sentence."""
+    has_space = " " in found.string[found.end(2) : found.end()]
+    if found[2] != ": " or has_space or found[1].lower() == "passphrase":
+        return False
+    before = found.string[max(0, found.start() - _LONGEST_PATH) : found.start()]
+    path = before.split()[-1].lstrip("\"'([") if before.split() and not before[-1].isspace() else ""
+    is_path = path.startswith("/") and not any(mark in path for mark in ":=?&")
+    return is_path and _COMPLAINT.match(found.string, found.end(2)) is not None
