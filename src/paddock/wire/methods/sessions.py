@@ -8,7 +8,7 @@ _SECRET = Param(name="token", kind=Kind.NAME, doc="the agent's token; absent fro
 _MESSAGE = Param(name="msg", kind=Kind.TEXT, required=True, most=64 * KIB, doc="for a person")
 _TIME = Param(name="time", kind=Kind.MOMENT, required=True, doc="when, by the agent's clock")
 _DETAILS = Param(name="fields", kind=Kind.OBJECT, doc="more about it")
-_FACTS = Param(name="facts", kind=Kind.OBJECT, required=True, doc="{hostname, cloud, arch, os, addresses[]}")
+_FACTS = Param(name="facts", kind=Kind.OBJECT, required=True, doc="{hostname, cloud, instance, arch, os, addresses[]}")
 
 METHODS = (
     Method(
@@ -157,7 +157,12 @@ METHODS = (
         role=Role.AGENT,
         params=(
             TASK,
-            Param(name="stream", kind=Kind.PATH, required=True, doc="out, err, or the path of a collected file"),
+            Param(
+                name="stream",
+                kind=Kind.PATH,
+                required=True,
+                doc="out, file (of file.send), or the path of a collected file",
+            ),
             Param(name="offset", kind=Kind.INTEGER, unit="bytes", required=True, doc="where data begins in the stream"),
             Param(name="data", kind=Kind.BYTES, required=True, most=64 * KIB, doc="the piece"),
             Param(name="times", kind=Kind.LIST, of=Kind.ANY, doc="[offset, moment]: when it was written"),
