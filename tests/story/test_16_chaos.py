@@ -34,9 +34,9 @@ ALWAYS = {
 NEEDS_A_ROOM = {"disk full", "disk nearly full", "reboot of the guest"}
 
 
-def play(place: Path, *words: str, limit: float) -> tuple[int, str, str]:
+def play(place: Path, *words: str, limit: float, **env: str) -> tuple[int, str, str]:
     """`paddock chaos agent` as a person types it: its exit code and what it said."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), **env}
     argv = [sys.executable, "-m", "paddock", "chaos", "agent", "--keep", str(place), *words]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=limit, env=environment, check=False)
     return done.returncode, done.stdout, done.stderr
@@ -90,6 +90,22 @@ def test_a_person_is_shown_a_table_and_where_the_logs_are(tmp_path: Path) -> Non
     assert f"logs, server and witness: {place}" in said
     assert "seed 3  starting the server" in told
     assert {"acts.log", "agent.log", "server.log", "witness"} <= {path.name for path in place.iterdir()}
+
+
+@pytest.mark.timeout(200)
+def test_what_cannot_be_done_here_is_left_out_and_said(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for directory in reversed(os.environ["PATH"].split(os.pathsep)):
+        for tool in Path(directory).glob("*"):
+            if tool.name != "unshare":
+                (tools / tool.name).unlink(missing_ok=True)
+                (tools / tool.name).symlink_to(tool)
+    code, said, _ = play(tmp_path / "chaos", "--commands", "150", "--seed", "5", limit=180, PATH=str(tools))
+    assert code == 0, said
+    for act in sorted(NEEDS_A_ROOM):
+        assert any(line.startswith(act) and "left out: unshare is not installed" in line for line in said.splitlines())
+    assert f"left out: {', '.join(sorted(NEEDS_A_ROOM))}" in said
 
 
 @pytest.mark.timeout(120)
