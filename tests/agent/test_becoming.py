@@ -16,6 +16,9 @@ from paddock.agent.skills.skill import Place, Program
 from paddock.core.errors import Refused
 from paddock.hands.launcher import Launcher
 from paddock.wire.fields import BadParams
+from paddock.wire.messages import Code
+from tests.agent.conftest import Host
+from tests.agent.desk import Desk
 from tests.agent.doing import Doer
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
@@ -80,6 +83,20 @@ async def test_a_user_who_cannot_enter_the_work_starts_elsewhere(doer: Doer, bas
     outcome, said = await run(doer, user="nobody", run="pwd")
     assert (outcome.code, said) == (None, ["/"])
     assert (await run(doer, user="root", run="pwd"))[1] == [str(base / "work")]
+
+
+@root
+@pytest.mark.slow
+async def test_in_a_real_agent_the_text_goes_with_its_task(desk: Desk, host: Host) -> None:
+    host.start()
+    await desk.ask(desk.command("good", "script.run", user="nobody", run="id -un; exit 3"))
+    await desk.ask(desk.command("bad", "script.run", user="nobody-of-that-name", run="true", cwd="made"))
+    good, bad = await desk.final("good"), await desk.final("bad")
+    assert (good.code, (good.result or {})["exit"], await desk.whole("good")) == (None, 3, b"nobody\n")
+    assert (bad.code, bad.msg) == (Code.REFUSED, "user nobody-of-that-name: unknown")
+    await desk.until(lambda: not any((host.state / "tasks").iterdir()))
+    assert not list(host.state.rglob("script*"))
+    assert not (host.state / "work" / "made").exists()
 
 
 @root
