@@ -1,4 +1,4 @@
-"""Does to server, proxy and victim what was planned, undoes what lasts, and heals all of it in the end.
+"""Does to server, proxy and victim what was planned, undoes what lasts, heals in the end.
 
 Effects: none that outlive the run.
 """

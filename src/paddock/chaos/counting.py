@@ -1,4 +1,4 @@
-"""What server and victim have in the end: outputs compared, files read, and whatever was left behind.
+"""What server and victim have in the end: outputs compared, and whatever was left behind.
 
 Effects: none.
 """

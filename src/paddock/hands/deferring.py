@@ -1,4 +1,4 @@
-"""Modules that a library names at its top and an agent hardly ever needs, loaded when they are first used.
+"""Modules that a library names at its top and nobody uses, loaded when they are first used.
 
 Effects: none but on what is loaded.
 """
