@@ -22,7 +22,7 @@ from paddock.adapters.forges.replay import ReplayForge
 from paddock.adapters.links.hub import Hub
 from paddock.adapters.links.sockets import Frames, Requests, bound
 from paddock.adapters.stores.sql import SqlStore, open_store
-from paddock.agent import bundling
+from paddock.agent.bundle import bundling
 from paddock.client import finding
 from paddock.core import access
 from paddock.core.access import Role, Token

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from paddock import __version__
-from paddock.agent import bundling, unpacking
+from paddock.agent import unpacking
 from paddock.agent.__main__ import run
+from paddock.agent.bundle import bundling
 from paddock.core.errors import Missing
 from tests.agent.conftest import Host
 from tests.agent.desk import CODE, Desk
@@ -221,9 +222,7 @@ async def test_it_runs_tasks_and_adopts_them_after_kill(desk: Desk, alone: Bundl
 async def test_its_machines_have_agents_out_of_the_bundle(desk: Desk, alone: Bundled) -> None:
     alone.start()
     await desk.here()
-    answer = await desk.ask(
-        desk.command("b-1", "machine.build", environment="e-1", fence=1, machine="one", limit=60)
-    )
+    answer = await desk.ask(desk.command("b-1", "machine.build", environment="e-1", fence=1, machine="one", limit=60))
     assert hasattr(answer, "result"), answer
     await desk.here("e-1/one")
     await desk.ask(desk.command("c-1", "script.run", run="echo in one", environment="e-1", fence=1), agent="e-1/one")

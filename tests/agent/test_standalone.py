@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from paddock import __version__
-from paddock.agent import freezing, frozen
+from paddock.agent import frozen
 from paddock.agent.__main__ import run
-from paddock.agent.program import running
+from paddock.agent.bundle import freezing
+from paddock.agent.upgrade.program import running
 from tests.agent.conftest import Host
 from tests.agent.desk import CODE, Desk
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from paddock.agent import dialing, fetching, upgrading
+from paddock.agent import dialing, fetching
 from paddock.agent.skills.system import upgrade as upgrade_skill
+from paddock.agent.upgrade import upgrading
 from paddock.core.errors import Broken
 from paddock.wire.hello import Status, TaskState
 from tests.agent.conftest import SOURCE, Host
@@ -183,7 +184,7 @@ async def test_an_older_program_may_take_the_place(desk: Desk, host: Installed, 
 
 
 async def test_real_bundles_take_each_others_place(desk: Desk, host: Installed, shelf: Shelf) -> None:
-    from paddock.agent import bundling
+    from paddock.agent.bundle import bundling
 
     made = bundling.archive()
     for path, version in ((host.program, "1.0"), (shelf.directory / "new.pyz", "2.0")):
@@ -369,6 +370,6 @@ async def end(living: "asyncio.Future[None]") -> None:
 
 
 def test_every_point_of_an_upgrade_is_passed_here() -> None:
-    files = [*(SOURCE / "paddock/agent").glob("upgrading.py"), *(SOURCE / "paddock/agent").rglob("upgrade.py")]
+    files = [*(SOURCE / "paddock/agent").rglob("upgrading.py"), *(SOURCE / "paddock/agent").rglob("upgrade.py")]
     found = {point for path in files for point in re.findall(r'faults\.at\("([a-z_.]+)"\)', path.read_text())}
     assert found == {*POINTS, *BACK_POINTS}

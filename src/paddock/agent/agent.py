@@ -15,19 +15,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from paddock.agent import (
-    attending,
-    dialing,
-    enrolment,
-    identity,
-    origin,
-    program,
-    retiring,
-    settings,
-    shutout,
-    skills,
-    upgrading,
-)
+from paddock.agent import attending, dialing, enrolment, identity, origin, retiring, settings, shutout, skills
 from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
 from paddock.agent.cloud.surroundings import Surroundings
@@ -44,6 +32,7 @@ from paddock.agent.notifying import Notifier
 from paddock.agent.settings import Settings, WrongUse
 from paddock.agent.skills.skill import Place
 from paddock.agent.standing import Register
+from paddock.agent.upgrade import program, upgrading
 from paddock.agent.worker import Worker
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import faults

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-from paddock.agent.bundled import PROGRAM
+from paddock.agent.bundle.bundled import PROGRAM
 
 _FLAGS = frozenset({"-I", "-S", "-E", "-s", "-u"})
 _AUTHORITIES = (

@@ -32,7 +32,8 @@ def add(commands: Commands) -> None:
 
 
 def _bundle(chosen: argparse.Namespace) -> None:
-    from paddock.agent import bundled, bundling, placing
+    from paddock.agent.bundle import bundled, bundling
+    from paddock.agent.setup import placing
 
     if bundled.program() is not None:
         raise Refused(
@@ -40,7 +41,7 @@ def _bundle(chosen: argparse.Namespace) -> None:
             hint="copy it; another is made where Paddock is installed",
         )
     if chosen.standalone:
-        from paddock.agent import freezing
+        from paddock.agent.bundle import freezing
 
         content = freezing.standalone(chosen.extensions)
     else:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from paddock.agent.conf import Conf
     from paddock.agent.identity import Identity
     from paddock.agent.ini import Name
-    from paddock.agent.installing import Wanted
     from paddock.agent.keys import Key
+    from paddock.agent.setup.installing import Wanted
 
 _OPTIONS = {
     "url": "connection.url",
@@ -74,8 +74,9 @@ def add(commands: Commands) -> None:
 
 
 def _configure(chosen: argparse.Namespace) -> None:
-    from paddock.agent import asking, bundled, installing, placing, unit
+    from paddock.agent.bundle import bundled
     from paddock.agent.conf import PATH
+    from paddock.agent.setup import asking, installing, placing, unit
 
     for option in ("base_path", "reload_conf"):
         if getattr(chosen, option) == "":
@@ -121,8 +122,8 @@ def _start(chosen: argparse.Namespace) -> "Conf":
 
     What is at the base is never thrown away: somebody may have edited it.
     """
-    from paddock.agent import installing
     from paddock.agent.conf import PATH, Conf
+    from paddock.agent.setup import installing
 
     root: Path = chosen.root
     if chosen.reload_conf is not None:
@@ -181,7 +182,7 @@ def _changed(chosen: argparse.Namespace, conf: "Conf") -> "Conf":
 
 
 def _asked(chosen: argparse.Namespace, conf: "Conf", code: str) -> tuple["Conf", str]:
-    from paddock.agent import asking
+    from paddock.agent.setup import asking
 
     def check(key: "Key", value: str) -> None:
         _check_one(chosen.root, key.name, value)
@@ -196,7 +197,7 @@ def _asked(chosen: argparse.Namespace, conf: "Conf", code: str) -> tuple["Conf",
 
 def _check_one(root: Path, name: str, value: str) -> None:
     """What can only be known on this machine."""
-    from paddock.agent import installing
+    from paddock.agent.setup import installing
     from paddock.hands import trust
 
     if name == "user" and value:
@@ -207,8 +208,9 @@ def _check_one(root: Path, name: str, value: str) -> None:
 
 def _check_whole(chosen: argparse.Namespace, conf: "Conf") -> None:
     """What one value says of another, before anything is touched."""
-    from paddock.agent import skills, unit
+    from paddock.agent import skills
     from paddock.agent.settings import HOST_SKILLS
+    from paddock.agent.setup import unit
 
     url, line = conf["connection.url"], conf["connection.line"]
     if not url and not line:
@@ -299,7 +301,7 @@ def _tell_systemd(root: Path) -> None:
 
 def _next(chosen: argparse.Namespace, wanted: "Wanted", *, code: str, is_new: bool) -> str:
     """What remains to be done, by whom."""
-    from paddock.agent import unit
+    from paddock.agent.setup import unit
 
     said = []
     known = _known(wanted.root, wanted.conf)

@@ -6,9 +6,9 @@ Effects: idempotent.
 import argparse
 from pathlib import Path
 
-from paddock.agent import placing
 from paddock.agent.commands import place
 from paddock.agent.commands.grammar import Commands, command, say
+from paddock.agent.setup import placing
 from paddock.core.errors import Missing, Refused
 
 

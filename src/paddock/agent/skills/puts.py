@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddock.agent import owners, paths
+from paddock.agent import paths
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import owners
 from paddock.agent.skills.skill import Call, Place
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import faults

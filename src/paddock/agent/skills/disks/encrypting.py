@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.agent import drafts, tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import drafts, tools
 from paddock.agent.skills.disks import devices, guarding, probing, records, tables
 from paddock.agent.skills.disks.devices import Device
 from paddock.agent.skills.disks.formatting import blank

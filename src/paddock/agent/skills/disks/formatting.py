@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.disks import devices, guarding, mounting, probing, records
 from paddock.agent.skills.disks.devices import Device
 from paddock.agent.skills.disks.guarding import Consent

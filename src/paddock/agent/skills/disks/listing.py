@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Mapping
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.disks import devices, probing
 from paddock.agent.skills.disks.devices import Device
 from paddock.agent.skills.skill import Call

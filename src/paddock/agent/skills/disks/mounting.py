@@ -9,8 +9,8 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.disks import devices, probing, tables
 from paddock.agent.skills.disks.devices import Device, Mount
 from paddock.agent.skills.skill import Call

@@ -6,7 +6,7 @@ Effects: none; devices are only read.
 import shlex
 from dataclasses import dataclass
 
-from paddock.agent import tools
+from paddock.agent.skills import tools
 
 _NOTHING, _AMBIVALENT = 2, 8
 _LIMIT = 3600.0

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from paddock.agent import drafts
+from paddock.agent.skills import drafts
 from paddock.agent.skills.skill import Place
 
 

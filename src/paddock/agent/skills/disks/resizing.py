@@ -3,8 +3,8 @@
 Effects: idempotent; what has no room to grow into stays as it is.
 """
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.disks import devices, guarding, probing
 from paddock.agent.skills.disks.devices import Device
 from paddock.agent.skills.skill import Call, Place

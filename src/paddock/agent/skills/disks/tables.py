@@ -6,7 +6,7 @@ Effects: none; who writes them replaces the whole file.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paddock.agent import drafts
+from paddock.agent.skills import drafts
 from paddock.agent.skills.disks.devices import unescape
 
 FSTAB, CRYPTTAB = Path("/etc/fstab"), Path("/etc/crypttab")

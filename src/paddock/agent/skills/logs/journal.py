@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
-from paddock.agent import tools
+from paddock.agent.skills import tools
 from paddock.core.errors import Broken, Missing, Refused
 from paddock.wire.framing import JSON
 

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from paddock import __version__
-from paddock.agent import durable, program, upgrading
+from paddock.agent import durable
 from paddock.agent.dialing import Server
 from paddock.agent.entry import Outcome
-from paddock.agent.program import Program
 from paddock.agent.skills.skill import Call, Deed, Place, Work, in_thread
-from paddock.agent.upgrading import BACK, SETTLED, SWITCHING, Journal
+from paddock.agent.upgrade import program, upgrading
+from paddock.agent.upgrade.program import Program
+from paddock.agent.upgrade.upgrading import BACK, SETTLED, SWITCHING, Journal
 from paddock.core.errors import Broken, Refused
 from paddock.hands import faults
 from paddock.wire.framing import JSON

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.skill import Call
 from paddock.agent.skills.users import accounts, keys, sudoers
 from paddock.agent.skills.users.accounts import Account

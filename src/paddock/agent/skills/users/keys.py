@@ -11,7 +11,7 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from paddock.agent import drafts
+from paddock.agent.skills import drafts
 from paddock.agent.skills.users.accounts import Account
 from paddock.core.errors import Refused
 

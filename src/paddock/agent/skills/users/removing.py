@@ -9,8 +9,8 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from paddock.agent import tools
 from paddock.agent.entry import Outcome
+from paddock.agent.skills import tools
 from paddock.agent.skills.skill import Call
 from paddock.agent.skills.users import accounts, sudoers
 from paddock.agent.skills.users.accounts import Account

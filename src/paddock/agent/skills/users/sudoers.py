@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from paddock.agent import drafts, tools
+from paddock.agent.skills import drafts, tools
 from paddock.core.errors import Refused
 
 DIRECTORY = Path("/etc/sudoers.d")

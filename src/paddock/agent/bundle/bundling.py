@@ -18,7 +18,7 @@ ROOMS = ("core", "wire", "hands", "agent")
 VENDORED = ("websockets", "python-socks", "PyYAML")
 """What the agent needs beside the standard library; each is as good without its compiled part, if slower."""
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 _FIRST = "agent/unpacking.py"
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)

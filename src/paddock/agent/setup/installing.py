@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from paddock.agent import enrolment, events, unit
+from paddock.agent import enrolment, events
 from paddock.agent.conf import PATH, Conf
-from paddock.agent.placing import Absent, Directory, File, Link, Owner, Thing
+from paddock.agent.setup import unit
+from paddock.agent.setup.placing import Absent, Directory, File, Link, Owner, Thing
 from paddock.core.errors import Refused
 
 LOGGING_FILE = Path("etc/logging.yaml")

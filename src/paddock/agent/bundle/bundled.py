@@ -5,7 +5,7 @@ Effects: none.
 
 import sys
 
-from paddock.agent.program import running
+from paddock.agent.upgrade.program import running
 
 ARCHIVE = "paddock-agent.pyz"
 STANDALONE = "paddock-agent"

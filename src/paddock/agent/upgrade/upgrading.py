@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paddock.agent import durable, program
+from paddock.agent import durable
 from paddock.agent.life import Life
-from paddock.agent.program import Program
+from paddock.agent.upgrade import program
+from paddock.agent.upgrade.program import Program
 from paddock.hands import faults
 
 _log = logging.getLogger(__name__)

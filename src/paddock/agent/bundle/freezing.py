@@ -20,8 +20,8 @@ from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
-from paddock.agent import bundling
-from paddock.agent.bundled import PROGRAM
+from paddock.agent.bundle import bundling
+from paddock.agent.bundle.bundled import PROGRAM
 from paddock.core.errors import Broken, Missing
 
 _LIMIT = 600.0

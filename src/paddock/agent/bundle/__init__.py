@@ -1,0 +1,1 @@
+"""The agent as one file: for any Python, or with its own."""
