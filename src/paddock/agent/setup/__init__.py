@@ -1,1 +1,1 @@
-"""How an agent gets onto its machine: asked for, written down, placed, and kept as somebody wrote it."""
+"""How an agent gets onto its machine: asked for, planned, placed, and kept as written."""
