@@ -76,7 +76,8 @@ class SecureHouse(House):
 
     def order(self, agent: str, method: str, *, id: str = "", **params: Any) -> dict[str, Any]:
         """Queue a command, and return it as it is then."""
-        ordered: dict[str, Any] = self.post(f"agents/{agent}/commands", method=method, params=params, id=id)
+        named = {"id": id} if id else {}
+        ordered: dict[str, Any] = self.post(f"agents/{agent}/commands", method=method, params=params, **named)
         return ordered
 
     def over(self, agent: str, id: str, *, limit: float = 60) -> dict[str, Any]:
