@@ -243,7 +243,7 @@ async def test_an_operators_word_keeps_the_machine_that_it_was_on_other_hardware
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["origin.moved:1", "origin.moved:2", "origin.saved", "agent.enrolling"])
+@pytest.mark.parametrize("point", ["origin.moved", "origin.moved:2", "origin.saved", "agent.enrolling"])
 async def test_a_copy_that_dies_while_it_begins_anew_goes_on_at_the_next_start(
     desk: Desk, clones: Clones, point: str
 ) -> None:
