@@ -22,7 +22,9 @@ PidFile none
 StrictModes no
 UsePAM no
 PermitRootLogin yes
+SetEnv HOME={place}
 """
+"""Without the user's own shell start-up files: they would be what is measured."""
 
 
 def rates(place: Path, count: int, runs: int) -> list[float]:
