@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from paddock.agent.entry import Entry, Keeper, Moment, Outcome, State, Stream
-from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.ledger import RETRY, Ledger, Unwritable
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Settings
-from paddock.agent.skills.skill import Call, Deed, Place, Program, Work, failure
+from paddock.agent.skills.skill import NOT_OURS, Call, Deed, Place, Program, Work, failure
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Stale
 from paddock.hands import faults, trees
@@ -35,10 +35,8 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LIMITED = "{}: its limit ended it"
 _SLACK = 0.005  # seconds: whoever waits until a moment looks after it
-_NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
 _TOLD_EVERY = 60.0  # seconds
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
 @dataclass(kw_only=True)
@@ -103,7 +101,7 @@ class Executing:
                 return await self._lose(running, exc)
         except Ending:
             return running.ending or Outcome(code=Code.CANCELLED)
-        except _NOT_OURS:
+        except NOT_OURS:
             raise
         except BaseException as exc:
             if not isinstance(exc, PaddockError):
@@ -233,7 +231,7 @@ class Executing:
                 if not waits:
                     _log.warning("task waits for the disk", extra={"task": running.call.task, "why": str(exc)})
                 waits = True
-            await asyncio.sleep(_RETRY)
+            await asyncio.sleep(RETRY)
             running.ending = running.ending or self._too_late(running.entry) or self._over_limit(running.entry)
             if running.ending is not None:
                 raise Ending
@@ -427,7 +425,7 @@ async def _tamed(act: Callable[[Call], Awaitable[Outcome]], call: Call) -> Outco
     """What a skill raises to end the process, or what only the loop may see, ends its command."""
     try:
         return await act(call)
-    except _NOT_OURS:
+    except NOT_OURS:
         raise
     except BaseException as exc:
         if isinstance(exc, Exception):

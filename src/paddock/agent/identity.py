@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from paddock.agent import durable
 from paddock.core.errors import Broken
 from paddock.hands import faults, trees
 from paddock.hands.keeper import boot_id
@@ -48,11 +49,7 @@ def save(state: Path, identity: Identity) -> None:
         os.fsync(file.fileno())
     faults.at("agent.identity_saving")
     draft.rename(state / FILE)
-    directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    durable.sync(state)
     faults.at("agent.identity_saved")
 
 

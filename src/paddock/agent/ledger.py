@@ -59,6 +59,10 @@ _COLUMNS = (
 )
 
 
+RETRY = 1.0
+"""Seconds until what found no room is tried again."""
+
+
 class Unwritable(Broken):
     """What was to be remembered could not be made durable (a full disk): nothing of it counts."""
 

@@ -11,17 +11,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from paddock.agent.entry import Entry, Outcome, State, final_status
-from paddock.agent.ledger import Ledger, Unwritable
+from paddock.agent.ledger import RETRY, Ledger, Unwritable
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Settings
-from paddock.agent.skills.skill import Deed, Work
+from paddock.agent.skills.skill import NOT_OURS, Deed, Work
 from paddock.agent.spool import Spool
 from paddock.hands import faults
 from paddock.wire.hello import Status, TaskReport
 
 _log = logging.getLogger(__name__)
-_NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
-_RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
 class Outcomes:
@@ -82,7 +80,7 @@ class Outcomes:
                 break
             except Unwritable as exc:
                 _log.warning("outcome waits for the disk", extra={"task": entry.task, "why": exc.message})
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(RETRY)
         faults.at("agent.finished")
         _log.info("ended", extra={"task": entry.task, "code": str(outcome.code or "complete")})
         if entry.state is State.FINISHED:
@@ -125,7 +123,7 @@ class Outcomes:
         if isinstance(deed, Work) and deed.told is not None:
             try:
                 await deed.told(entry.task)
-            except _NOT_OURS:
+            except NOT_OURS:
                 raise
             except BaseException:
                 _log.exception("a skill did not take it that its end was told", extra={"task": entry.task})

@@ -15,13 +15,13 @@ from pathlib import Path
 from paddock.agent.admission import Act, Answer, Asked, Facts, Refuse, on_command
 from paddock.agent.entry import Entry, Moment, Outcome, State, final_status
 from paddock.agent.executing import Executing, Running
-from paddock.agent.ledger import Ledger, Unreadable, Unwritable
+from paddock.agent.ledger import RETRY, Ledger, Unreadable, Unwritable
 from paddock.agent.outcomes import Outcomes
 from paddock.agent.paths import name_for
 from paddock.agent.reserve import Reserve
 from paddock.agent.settings import Settings
 from paddock.agent.skills import Skills
-from paddock.agent.skills.skill import Call, Deed, Place, Program, Read, Work, code_of
+from paddock.agent.skills.skill import NOT_OURS, Call, Deed, Place, Program, Read, Work, code_of
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import faults, trees
@@ -35,8 +35,6 @@ from paddock.wire.methods import Effect, Toward, UnknownMethod
 _log = logging.getLogger(__name__)
 
 CANCEL = "task.cancel"
-_NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
-_RETRY = 1.0  # seconds until an outcome that could not be written is tried again
 
 
 class Worker:
@@ -102,7 +100,7 @@ class Worker:
         while True:
             with contextlib.suppress(Unreadable):  # whoever is told `busy` must not have been accepted before
                 return await self._answer_to(command)
-            await asyncio.sleep(_RETRY)
+            await asyncio.sleep(RETRY)
 
     async def _answer_to(self, command: Command) -> Success | Failure:
         try:
@@ -115,7 +113,7 @@ class Worker:
             return Failure(id=command.id, code=Code.BUSY, msg=exc.message)
         except PaddockError as exc:
             return Failure(id=command.id, code=code_of(exc), msg=exc.message)
-        except _NOT_OURS:
+        except NOT_OURS:
             raise
         except BaseException as exc:  # a skill may raise what is meant to end the process
             _log.exception("command broke", extra={"command": command.id, "method": command.method})

@@ -54,13 +54,7 @@ class LineLink:
 
     async def send(self, text: str) -> None:
         """See Link."""
-        try:
-            line = text.encode()
-        except UnicodeEncodeError as exc:
-            raise Malformed("message", "invalid UTF-8") from exc
-        if b"\n" in line:
-            raise Malformed("message", "a raw newline")
-        await self._write(line + b"\n")
+        await self._write(line_of(text))
 
     async def receive(self) -> str:
         """See Link. A line over the limit raises Malformed."""
@@ -109,6 +103,17 @@ class LineLink:
             await self._writer.drain()
         except OSError as exc:
             raise Closed(f"line: {exc}") from exc
+
+
+def line_of(text: str) -> bytes:
+    """A message as it stands on a line. Malformed for what no line can hold."""
+    try:
+        line = text.encode()
+    except UnicodeEncodeError as exc:
+        raise Malformed("message", "invalid UTF-8") from exc
+    if b"\n" in line:
+        raise Malformed("message", "a raw newline")
+    return line + b"\n"
 
 
 async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from paddock.core.errors import Refused
-from paddock.hands.lines import BEGAN_ANEW
+from paddock.hands.lines import BEGAN_ANEW, line_of
 from paddock.hands.link import Closed, Unreachable
 from paddock.wire.framing import SESSION_OPENING, TRANSPORT_LIMIT, Lines, Malformed
 
@@ -187,15 +187,10 @@ class PortLink:
 
     async def send(self, text: str) -> None:
         """See Link."""
-        try:
-            line = text.encode()
-        except UnicodeEncodeError as exc:
-            raise Malformed("message", "invalid UTF-8") from exc
-        if b"\n" in line:
-            raise Malformed("message", "a raw newline")
+        line = line_of(text)
         async with self._sending:
             self._check()
-            await self._port.write(line + b"\n")
+            await self._port.write(line)
 
     async def receive(self) -> str:
         """See Link. An opening of the other side is the end: another session begins."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from paddock.agent import durable
 from paddock.core.errors import Broken, Refused
 
 
@@ -130,7 +131,7 @@ def _write(thing: File) -> None:
         with suppress(OSError):
             draft.unlink()
         raise
-    sync(thing.path.parent)
+    durable.sync(thing.path.parent)
 
 
 def _link(thing: Link) -> str:
@@ -161,12 +162,3 @@ def _own(handle: int, mode: int, owner: Owner) -> bool:
         os.fchmod(handle, mode)
         return True
     return False
-
-
-def sync(directory: Path) -> None:
-    """Make durable what a directory lists."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

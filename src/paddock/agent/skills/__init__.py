@@ -12,9 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from paddock.agent.skills.skill import Deed, Place
+from paddock.agent.skills.skill import NOT_OURS, Deed, Place
 from paddock.core.errors import Broken, PaddockError, Refused
-from paddock.hands import faults
 from paddock.wire.methods import METHODS, Method
 
 _log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ async def opened(place: Place, names: Iterable[str]) -> AsyncIterator[Skills]:
             else:
                 try:
                     found, own = await _open_other(stack, place, name, module)
-                except (asyncio.CancelledError, GeneratorExit, faults.Fault):
+                except NOT_OURS:
                     raise
                 except BaseException as exc:  # whatever a stranger's module does
                     await _leave_out(place, name, exc)
@@ -191,7 +190,7 @@ async def _forgiven(
     finally:
         try:
             await opened.__aexit__(None, None, None)
-        except (asyncio.CancelledError, GeneratorExit, faults.Fault):
+        except NOT_OURS:
             raise
         except BaseException:
             _log.exception("a skill does not end well", extra={"skill": name})

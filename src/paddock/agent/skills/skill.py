@@ -22,6 +22,7 @@ from paddock.agent.floor import Floor
 from paddock.agent.life import Life
 from paddock.agent.paths import name_for
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
+from paddock.hands import faults
 from paddock.hands.exit import Exit
 from paddock.hands.order import Order
 from paddock.wire.fields import BadParams
@@ -171,6 +172,9 @@ class Program:
 
 
 Deed: TypeAlias = Read | Work | Program
+
+NOT_OURS = (asyncio.CancelledError, GeneratorExit, faults.Fault)
+"""What ends a wait or this process: nobody who forgives a skill everything else catches it."""
 
 
 def code_of(exc: Exception) -> Code:

@@ -4,10 +4,10 @@ Effects: idempotent; the file appears whole or not at all and is durable when `s
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from paddock.agent import durable
 from paddock.core.errors import Broken
 
 FILE = "machine.json"
@@ -36,17 +36,7 @@ def load(directory: Path) -> Record | None:
 
 def save(directory: Path, record: Record) -> None:
     """Temporary name, sync, rename, sync."""
-    draft = directory / f"{FILE}.new"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(asdict(record), file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(directory / FILE)
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    durable.write(directory / FILE, asdict(record))
 
 
 def address(number: int, *, salt: int) -> str:
