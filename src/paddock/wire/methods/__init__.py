@@ -12,6 +12,7 @@ from paddock.wire.methods import (
     configs,
     disks,
     files,
+    images,
     logs,
     machines,
     packages,
@@ -54,7 +55,21 @@ __all__ = [
 
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for room in (sessions, agents, systems, scripts, files, sources, packages, configs, users, disks, logs, machines)
+    for room in (
+        sessions,
+        agents,
+        systems,
+        scripts,
+        files,
+        sources,
+        packages,
+        configs,
+        users,
+        disks,
+        logs,
+        machines,
+        images,
+    )
     for method in room.METHODS
 }
 

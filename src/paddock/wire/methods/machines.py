@@ -1,7 +1,13 @@
 """Methods that make, clean and destroy machines."""
 
 from paddock.core.access import Role
-from paddock.wire.methods.table import MACHINE, Effect, Method, Toward
+from paddock.wire.methods.table import DAY, KIB, MACHINE, Effect, Kind, Method, Param, Toward
+
+_SPEC = Param(
+    name="spec",
+    kind=Kind.OBJECT,
+    doc="{image[], saved, memory, vcpus, disks[], nics[], networks[], egress[], peers[], start, display, boot[]}",
+)
 
 METHODS = (
     Method(
@@ -12,8 +18,8 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         fenced=True,
-        params=(MACHINE,),
-        result="{machine, addresses[]}",
+        params=(MACHINE, _SPEC),
+        result="{machine, address, addresses[], start, why, host_key}",
     ),
     Method(
         name="machine.clean",
@@ -23,8 +29,8 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         fenced=True,
-        params=(MACHINE,),
-        result="{machine, ended: count of processes}",
+        params=(MACHINE, _SPEC),
+        result="{machine, ended: count of processes, start, why, host_key}",
     ),
     Method(
         name="machine.destroy",
@@ -44,5 +50,78 @@ METHODS = (
         effect=Effect.READ,
         role=Role.OPERATOR,
         result="{machines: [{environment, machine, fence, pid, state, bubblewrap}]}",
+    ),
+    Method(
+        name="machine.power",
+        caption="Press its buttons: on, off as in a power cut, shutdown as one asks for it, reset.",
+        toward=Toward.AGENT,
+        effect=Effect.ONCE,
+        role=Role.OPERATOR,
+        task=True,
+        fenced=True,
+        params=(
+            MACHINE,
+            Param(name="action", kind=Kind.TEXT, required=True, pattern="on|off|shutdown|reset", doc="which of them"),
+            Param(name="boot", kind=Kind.LIST, of=Kind.TEXT, most=2, doc="boot order from now on: disk, network"),
+        ),
+        result="{machine, power: on or off}",
+    ),
+    Method(
+        name="machine.console",
+        caption="Follow what the machine says on its serial line, as output, until it is cancelled.",
+        toward=Toward.AGENT,
+        effect=Effect.ENSURE,
+        role=Role.PERSON,
+        task=True,
+        fenced=True,
+        params=(
+            MACHINE,
+            Param(name="offset", kind=Kind.INTEGER, unit="bytes", default=0, doc="begin at this byte of it"),
+            Param(name="seconds", kind=Kind.NUMBER, unit="s", least=0.1, most=30 * DAY, doc="ends it, as a success"),
+        ),
+        result="{offset: where a later one goes on}",
+    ),
+    Method(
+        name="machine.type",
+        caption="Say something to the machine on its serial line.",
+        toward=Toward.AGENT,
+        effect=Effect.ONCE,
+        role=Role.PERSON,
+        fenced=True,
+        params=(MACHINE, Param(name="data", kind=Kind.BYTES, required=True, most=4 * KIB, doc="what is typed")),
+    ),
+    Method(
+        name="machine.screenshot",
+        caption="What the machine's display shows.",
+        toward=Toward.AGENT,
+        effect=Effect.READ,
+        role=Role.PERSON,
+        fenced=True,
+        params=(MACHINE,),
+        result="{png: base64, at}",
+    ),
+    Method(
+        name="machine.save",
+        caption="Keep copies of the machine's disks and let go of everything else of it.",
+        toward=Toward.AGENT,
+        effect=Effect.ENSURE,
+        role=Role.OPERATOR,
+        task=True,
+        fenced=True,
+        params=(
+            MACHINE,
+            Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called"),
+            Param(name="most", kind=Kind.INTEGER, unit="bytes", doc="refused if they took more than this"),
+        ),
+        result="{saved, bytes}",
+    ),
+    Method(
+        name="machine.forget",
+        caption="Remove saved copies of disks.",
+        toward=Toward.AGENT,
+        effect=Effect.ENSURE,
+        role=Role.OPERATOR,
+        task=True,
+        params=(Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called"),),
     ),
 )

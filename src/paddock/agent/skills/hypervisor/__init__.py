@@ -1,0 +1,1 @@
+"""Virtual machines of this host: images, clones, private networks, forks of warm machines."""
