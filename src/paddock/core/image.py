@@ -1,4 +1,4 @@
-"""A disk to clone, as configured: a parent plus build scripts, and the digests of its layers."""
+"""A disk to clone, as configured: a parent plus build scripts; the digests of its layers."""
 
 import hashlib
 import json

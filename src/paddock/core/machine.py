@@ -1,4 +1,4 @@
-"""Machines and networks of an environment as configured, and what they are called beforehand."""
+"""Machines and networks of an environment as configured, and their names beforehand."""
 
 import hashlib
 import ipaddress
