@@ -219,6 +219,7 @@ class Agent:
             address=chosen.address,
             floor=Floor(chosen.state) if is_machine else None,
             cgroup=chosen.cgroup,
+            hypervisor=chosen.hypervisor,
         )
 
     def _carrying(self, ledger: Ledger, server: Server | None) -> Carrying | None:

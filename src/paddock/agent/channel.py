@@ -55,6 +55,8 @@ class Channel:
         self._reach = reach
         self.related = asyncio.Event()
         """Set while the server takes what the machine says."""
+        self.answered = asyncio.Event()
+        """Set while the server has said something to the machine: its hello was answered."""
 
     async def keep(self, carrying: Carrying) -> None:
         """Relay for ever."""
@@ -89,13 +91,35 @@ class Channel:
             raise
         self.related.set()
         try:
-            await links.relay(link, guest, patience=_PATIENCE)
+            await links.relay(link, _Heeded(guest, self.answered), patience=_PATIENCE)
         finally:
             self.related.clear()
+            self.answered.clear()
             # Cancelled, the relay has closed neither.
             await guest.close("relay over")
             await link.close("relay over")
         return "relay over"
+
+
+class _Heeded:
+    """A machine's end of a relay that notes when the first message for the machine has been handed over."""
+
+    def __init__(self, guest: Link, answered: asyncio.Event) -> None:
+        self._guest = guest
+        self._answered = answered
+
+    async def send(self, text: str) -> None:
+        """See Link."""
+        await self._guest.send(text)
+        self._answered.set()
+
+    async def receive(self) -> str:
+        """See Link."""
+        return await self._guest.receive()
+
+    async def close(self, reason: str) -> None:
+        """See Link."""
+        await self._guest.close(reason)
 
 
 async def _vouch(link: Link, wanted: Relay) -> None:

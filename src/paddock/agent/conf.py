@@ -97,6 +97,10 @@ class Conf:
         section, _, name = id.partition(".")
         return self.values[section, name]
 
+    def section(self, name: str) -> dict[str, str]:
+        """What stands in one section, by key."""
+        return {key: value for (section, key), value in self.values.items() if section == name}
+
     def is_set(self, id: str) -> bool:
         """Whether a key that says yes or no says yes."""
         return self[id] == "yes"

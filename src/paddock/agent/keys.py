@@ -14,11 +14,13 @@ CLOUDS = tuple(
     """Amazon Atmos ATT Azure Bluelock CloudCentral CloudSigma CloudStack CloudStack3 Eucalyptus GoGrid Google IBM
     Joyent OpenStack Rackspace ServerExpress Terremark VMware Other""".split()
 )
+DISKS = ("auto", "btrfs", "zfs", "reflink", "qcow2")
 LEVELS = ("debug", "info", "warning", "error")
 BASE = "/opt/paddock-agent"
 PROXIES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}\$?")
+_SIZES = {"MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SPANS = {"m": 60, "h": 3600, "d": 86400}
 
 
@@ -146,6 +148,30 @@ def skills(value: str) -> str:
     return ", ".join(names)
 
 
+def words(value: str) -> str:
+    """Names, each once, separated by commas."""
+    return ", ".join(dict.fromkeys(value.replace(",", " ").split()))
+
+
+def size(value: str) -> str:
+    """A size with its unit."""
+    if not re.fullmatch(r"[1-9][0-9]{0,6}(MiB|GiB|TiB)", value):
+        raise Refused(f"{value} is no size", hint="a number and MiB, GiB or TiB: 24GiB")
+    return value
+
+
+def octets(value: str) -> int:
+    """How many bytes a size is."""
+    return int(value[:-3]) * _SIZES[value[-3:]]
+
+
+def count(value: str) -> str:
+    """A number of things."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", value):
+        raise Refused(f"{value} is no number of things")
+    return value
+
+
 def span(value: str) -> str:
     """A time with its unit."""
     if not re.fullmatch(r"[1-9][0-9]{0,4}[mhd]", value):
@@ -253,6 +279,76 @@ KEYS = (
         question="What the server may ask for, separated by commas; empty for all",
     ),
     Key(
+        section="hypervisor",
+        name="storage",
+        doc="The directory of images, templates and machines' disks, on the file system that clones them. Empty:\n"
+        "hypervisor below the state.",
+        check=path,
+    ),
+    Key(
+        section="hypervisor",
+        name="disks",
+        doc=f"How disks are cloned: {', '.join(DISKS)}. auto takes what the storage's file system can.",
+        check=one_of(*DISKS),
+        default="auto",
+    ),
+    Key(
+        section="hypervisor",
+        name="networks",
+        doc="rootless: switches of our own, without privileges; rooted: bridges in namespaces, with dnsmasq.",
+        check=one_of("rootless", "rooted"),
+        default="rootless",
+    ),
+    Key(
+        section="hypervisor",
+        name="bridges",
+        doc="Bridges of this host that an environment may be joined to, separated by commas.",
+        check=words,
+    ),
+    Key(
+        section="hypervisor",
+        name="accel",
+        doc="auto tries KVM with a guest of its own and takes TCG where that does not run.",
+        check=one_of("auto", "kvm", "tcg"),
+        default="auto",
+    ),
+    Key(
+        section="hypervisor",
+        name="memory",
+        doc="What machines may take of this host's memory: 24GiB. Empty: nine tenths of it.",
+        check=size,
+    ),
+    Key(
+        section="hypervisor",
+        name="disk",
+        doc="What machines may take of the storage: 500GiB. Empty: nine tenths of what is free there.",
+        check=size,
+    ),
+    Key(
+        section="hypervisor",
+        name="vcpus",
+        doc="How many virtual processors machines may have together. Empty: eight for each of this host's.",
+        check=count,
+    ),
+    Key(
+        section="hypervisor",
+        name="metadata",
+        doc="Serve EC2 and OpenStack metadata to guests at this address of theirs: 169.254.169.254:80. Empty: none.",
+        check=line,
+    ),
+    Key(
+        section="hypervisor",
+        name="user-data",
+        doc="A file that the metadata service gives each guest as its user data.",
+        check=path,
+    ),
+    Key(
+        section="hypervisor",
+        name="authorized-keys",
+        doc="A file of public keys that may log in to every machine of this host, beside those of its lease.",
+        check=path,
+    ),
+    Key(
         section="logging",
         name="level",
         doc=f"How much is said: {', '.join(LEVELS)}. What configfile says of the logger paddock goes before it.",
@@ -289,6 +385,7 @@ SECTIONS = {
     "system": "What the agent is here.",
     "storage": "Where things are. Move them only while the agent is stopped.",
     "skills": "What the agent may be asked.",
+    "hypervisor": "How virtual machines are made here, by the skill hypervisor.",
     "logging": "What the agent says of itself.",
     "service": "How systemd runs it. `paddock agent configure -r` on this file brings the unit up to date.",
 }

@@ -2,11 +2,12 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 from paddock.core.errors import Broken, Refused
 
@@ -18,6 +19,48 @@ _ALIVE = "paddock agent status --state DIR names its process"
 
 class WrongUse(Refused):
     """What the agent was told at its start cannot be meant: another command line has to be written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypervisor:
+    """How virtual machines are made on a host: the section of that name in agent.conf. Sizes in bytes, 0: found out."""
+
+    storage: Path | None = None
+    disks: str = "auto"
+    networks: str = "rootless"
+    bridges: tuple[str, ...] = ()
+    accel: str = "auto"
+    memory: int = 0
+    vcpus: int = 0
+    disk: int = 0
+    metadata: str = ""
+    user_data: Path | None = None
+    authorized_keys: Path | None = None
+
+    @classmethod
+    def read(cls, told: Mapping[str, str]) -> Self:
+        """From the section's keys and values. Refused, naming the key, where a value cannot be meant."""
+        from paddock.agent.keys import KEYS, octets, path
+
+        rows = {key.name: key for key in KEYS if key.section == "hypervisor"}
+        unknown = sorted(set(told) - set(rows))
+        if unknown:
+            raise WrongUse(f"hypervisor: {unknown[0]} is no key of it", hint=", ".join(rows))
+        given = {name: rows[name].checked(value) for name, value in told.items() if value}
+        files = {name: Path(given[name]) for name in given if rows[name].check is path}
+        return cls(
+            storage=files.get("storage"),
+            disks=given.get("disks", cls.disks),
+            networks=given.get("networks", cls.networks),
+            bridges=tuple(given.get("bridges", "").replace(",", " ").split()),
+            accel=given.get("accel", cls.accel),
+            memory=octets(given["memory"]) if "memory" in given else 0,
+            vcpus=int(given.get("vcpus", "0")),
+            disk=octets(given["disk"]) if "disk" in given else 0,
+            metadata=given.get("metadata", ""),
+            user_data=files.get("user-data"),
+            authorized_keys=files.get("authorized-keys"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +115,7 @@ class Settings:
     tasks_at_once: int = 256
     tasks_at_most: int = 4000
     log_level: str = "info"
+    hypervisor: Hypervisor = Hypervisor()
 
     @property
     def is_dialling(self) -> bool:

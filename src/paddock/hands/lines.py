@@ -123,6 +123,17 @@ async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:
     return LineLink(reader, writer, serial=serial)
 
 
+async def put(path: Path, data: bytes) -> None:
+    """Write bytes to whoever serves the socket, and leave. OSError if nobody does."""
+    with _reachable(path) as address:
+        _, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
+    try:
+        writer.write(data)
+        await writer.drain()
+    finally:
+        writer.close()
+
+
 async def dial_tcp(host: str, port: int, *, ssl: tls.SSLContext | None, handshake: timedelta) -> LineLink:
     """A link to a host's port, with TLS if `ssl` is given. OSError if it does not come about."""
     secure: dict[str, Any] = {"ssl": ssl, "ssl_handshake_timeout": handshake.total_seconds()} if ssl else {}

@@ -52,6 +52,8 @@ def _take(chosen: argparse.Namespace, conf: "Conf") -> None:
     chosen.skills = chosen.skills or conf["skills.enabled"]
     chosen.log_level = chosen.log_level or conf["logging.level"]
     chosen.retention = chosen.retention or timedelta(seconds=conf.retention)
+    # What is said later goes before what was said first.
+    chosen.hypervisor = [*(f"{name}={value}" for name, value in conf.section("hypervisor").items()), *chosen.hypervisor]
 
 
 def _code(chosen: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paddock.agent.commands import filling, place
 from paddock.agent.commands.grammar import Commands, command, path
-from paddock.agent.settings import HOST_SKILLS, MACHINE_SKILLS, Settings
+from paddock.agent.settings import HOST_SKILLS, MACHINE_SKILLS, Hypervisor, Settings
 
 
 def add(commands: Commands) -> None:
@@ -56,6 +56,13 @@ def add(commands: Commands) -> None:
     run.add_argument("--cgroup", type=Path, metavar="DIR", help="a machine's agent: the control group it joins")
     run.add_argument("--no-bubblewrap", action="store_true", help="let machines see the host's files")
     run.add_argument("--hide", type=path, action="append", metavar="DIR", help="no machine sees into it; repeatable")
+    run.add_argument(
+        "--hypervisor",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how virtual machines are made: a key of that section of agent.conf; repeatable",
+    )
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     run.add_argument("--json", dest="logs_objects", action="store_true", help="log one JSON object a line")
     run.set_defaults(act=_run)
@@ -129,6 +136,7 @@ def _run(chosen: argparse.Namespace) -> None:
                 skills=skills,
                 retention=chosen.retention,
                 log_level=chosen.log_level,
+                hypervisor=Hypervisor.read(dict(word.partition("=")[::2] for word in chosen.hypervisor)),
             )
         )
     )

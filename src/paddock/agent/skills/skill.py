@@ -21,6 +21,7 @@ from paddock.agent.entry import Outcome, Stream
 from paddock.agent.floor import Floor
 from paddock.agent.life import Life
 from paddock.agent.paths import name_for
+from paddock.agent.settings import Hypervisor
 from paddock.core.errors import Broken, PaddockError, Refused, Stale
 from paddock.hands import faults
 from paddock.hands.exit import Exit
@@ -65,6 +66,8 @@ class Place:
     """Where a skill says what a person should know; None where nobody listens."""
     life: Life = field(default_factory=Life)
     """The agent's own."""
+    hypervisor: Hypervisor = field(default_factory=Hypervisor)
+    """How virtual machines are made here."""
 
     def group_of(self, task: str) -> Path | None:
         """A control group for one task, where the machine has one."""

@@ -125,6 +125,9 @@ class Driver(Protocol):
     async def check(self) -> None:
         """Refused, saying what is missing and what to do, where it cannot run machines at all."""
 
+    async def stamp(self) -> str:
+        """What frozen memory depends on: emulator, version, accelerator, processor. Another stamp, another template."""
+
     async def boot(self, plan: Plan) -> None:
         """Power it on. Idempotent: one that runs is left as it is. Broken, with its last words, if it does not."""
 

@@ -1,0 +1,43 @@
+"""The key pair with which the machines of an environment log in to each other: one for each lease.
+
+Effects: idempotent; the pair is durable before anybody has it, and goes with the environment.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+
+from paddock.agent import durable
+from paddock.agent.skills.hypervisor import keys
+from paddock.agent.skills.hypervisor.keys import Pair
+from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.wire.framing import JSON
+
+FILE = "login.json"
+
+
+class Logins:
+    """The pairs of this host's environments."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._turns: dict[str, asyncio.Lock] = {}
+
+    async def of(self, environment: str, fence: int) -> Pair:
+        """The pair of an environment under this fence: whoever asks first has it made."""
+        directory = self._layout.environment(environment)
+        async with self._turns.setdefault(environment, asyncio.Lock()):
+            found = await asyncio.to_thread(_read, directory, fence)
+            if found is None:
+                found = await keys.pair(environment)
+                told: dict[str, JSON] = {"fence": fence, "private": found.private, "public": found.public}
+                await asyncio.to_thread(durable.write, directory / FILE, told)
+            return found
+
+
+def _read(directory: Path, fence: int) -> Pair | None:
+    try:
+        told = json.loads((directory / FILE).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return Pair(private=told["private"], public=told["public"]) if told["fence"] == fence else None

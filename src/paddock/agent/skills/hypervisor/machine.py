@@ -1,0 +1,255 @@
+"""One virtual machine of a host: made, adopted, switched, destroyed; its channel leads to the server.
+
+Effects: idempotent. Its record says before each step how far it may have come: after a crash it is either adopted as it
+is, or everything of it is removed.
+"""
+
+import asyncio
+import logging
+import secrets
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from paddock.agent import durable
+from paddock.agent.channel import Channel
+from paddock.agent.skills.hypervisor import identities, keys, record
+from paddock.agent.skills.hypervisor.keys import Pair
+from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.ports import Card, Plan
+from paddock.agent.skills.hypervisor.record import Record, Stage
+from paddock.agent.skills.hypervisor.templates import Templates
+from paddock.core.errors import Broken, PaddockError
+from paddock.core.image import kernel_of
+from paddock.core.machine import Start
+from paddock.hands import faults, links
+from paddock.hands.link import Link
+from paddock.wire.specs import MachineSpec
+
+_log = logging.getLogger(__name__)
+
+VOLUME = "disks"
+BOOT_LIMIT = timedelta(minutes=5)
+WAKE_LIMIT = timedelta(seconds=30)
+FORK_LIMIT = timedelta(seconds=20)
+"""From the start of a fork until its agent has answered: one that takes longer is booted instead."""
+
+
+class Machine:
+    """A machine that has a record."""
+
+    def __init__(self, directory: Path, known: Record, *, parts: Parts, templates: Templates) -> None:
+        self.directory = directory
+        self.record = known
+        self.spec = MachineSpec.read(known.spec, "spec")  # type: ignore[arg-type]  # JSON, as it was read
+        self.channel = Channel(environment=known.environment, machine=known.machine, reach=self._reach)
+        self._parts = parts
+        self._templates = templates
+        self._awake = asyncio.Event()
+        if known.stage is Stage.AWAKE:
+            self._awake.set()
+
+    @property
+    def volume(self) -> Path:
+        """Its disks."""
+        return self.directory / VOLUME
+
+    # Existing
+
+    async def make(self, login: Pair) -> None:
+        """From nothing to awake: a fork if one is wanted and possible, else booted, which its record says why.
+
+        Broken, with nothing of it left but its record, if it cannot be made.
+        """
+        layer = "" if self.spec.saved else await self._parts.images.ensure(self.spec.image)
+        self.keep(replace(self.record, layer=layer, saved=self.spec.saved))
+        host = asyncio.create_task(keys.pair(self.record.machine))
+        try:
+            cards = await self._wire()
+            why = await self._fork(layer, cards, host, login)
+            if why is not None:
+                await self._boot(layer, cards, host, login, why=why)
+        finally:
+            host.cancel()
+            with suppress(asyncio.CancelledError):
+                await host
+
+    async def _fork(self, layer: str, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair) -> str | None:
+        """None if it is forked; else why it is not, empty if nobody wants it to be."""
+        if self.spec.saved or self.spec.start is not Start.FORK:
+            return ""
+        try:
+            key = await self._templates.key(layer, self.spec)
+            template = await self._templates.ensure(key, layer, self.spec)
+            self.keep(replace(self.record, template=key))
+            faults.at("hypervisor.forking")
+            await self._parts.disks.clone(self._templates.volume(template), self.volume)
+            plan = await self._plan(cards)
+            await self._parts.driver.fork(plan, template)
+            faults.at("hypervisor.forked")
+            async with asyncio.timeout(FORK_LIMIT.total_seconds()):
+                await self._wake(host, login, limit=FORK_LIMIT)
+        except (PaddockError, TimeoutError) as exc:
+            why = exc.message if isinstance(exc, PaddockError) else f"its fork did not answer within {FORK_LIMIT}"
+            _log.warning("a machine is booted instead of forked", extra={**self._fields(), "why": why})
+            await self._remove()
+            self.keep(replace(self.record, template=""))
+            return why
+        self._templates.touch(template)
+        self._settle(Start.FORK, host.result(), why="")
+        return None
+
+    async def _boot(self, layer: str, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair, *, why: str) -> None:
+        faults.at("hypervisor.booting")
+        if self.spec.saved:
+            await self._parts.disks.copy(self._parts.layout.saved / self.spec.saved, self.volume)
+        else:
+            await self._parts.disks.clone(self._parts.images.volume(layer), self.volume, blank=self.spec.disks)
+        await self._parts.driver.boot(await self._plan(cards))
+        faults.at("hypervisor.booted")
+        await self._wake(host, login, limit=WAKE_LIMIT)
+        self._settle(Start.BOOT, host.result(), why=why)
+
+    async def _wake(self, host: "asyncio.Task[Pair]", login: Pair, *, limit: timedelta) -> None:
+        known = self.record
+        async with self._parts.inside(self.directory) as guest:
+            await guest.parked(BOOT_LIMIT)
+            wake = identities.of_machine(
+                environment=known.environment,
+                machine=known.machine,
+                fence=known.fence,
+                spec=self.spec,
+                host=await host,
+                login=login,
+                env=dict(self._parts.proxy(known.environment)),
+            )
+            await guest.wake(wake, limit)
+        faults.at("hypervisor.woken")
+
+    def _settle(self, start: Start, host: Pair, *, why: str) -> None:
+        """It is who it is: from here on it is adopted after a crash."""
+        own = next((nic.address.partition("/")[0] for nic in self.spec.nics if nic.address), "")
+        self.keep(
+            replace(self.record, stage=Stage.AWAKE, start=start.value, why=why, host_key=host.public, address=own)
+        )
+        faults.at("hypervisor.machine_awake")
+        self._awake.set()
+
+    async def _wire(self) -> list[Card]:
+        known = self.record
+        networks = self._parts.networks
+        await networks.open(known.environment, self.spec.networks, self.spec.egress)
+        return list(await networks.wire(known.environment, known.machine, self.directory, self.spec.nics))
+
+    async def _plan(self, cards: list[Card]) -> Plan:
+        kernel = kernel_of(self.spec.image) if self.spec.image else None
+        return Plan(
+            name=self.record.name,
+            directory=self.directory,
+            memory=self.spec.memory,
+            vcpus=self.spec.vcpus,
+            disks=await self._parts.disks.disks(self.volume),
+            cards=cards,
+            kernel=Path(kernel.kernel) if kernel is not None and kernel.kernel else None,
+            initrd=Path(kernel.initrd) if kernel is not None and kernel.initrd else None,
+            cmdline=kernel.cmdline if kernel is not None else "",
+            display=self.spec.display,
+            boot=self.spec.boot,
+        )
+
+    async def resume(self) -> None:
+        """After the host itself was off its networks and its process are gone: it is powered on from its disks."""
+        if self.record.is_off:
+            return
+        await self._parts.driver.boot(await self._plan(await self._wire()))
+
+    # Its buttons
+
+    async def power(self, action: str, boot: tuple[str, ...]) -> str:
+        """Press a button; whether it is `on` or `off` now."""
+        if boot:
+            self.spec = replace(self.spec, boot=boot)
+            self.keep(replace(self.record, spec=dict(self.spec.params())))
+        plan = await self._plan(await self._wire())
+        if action == "on":
+            self.keep(replace(self.record, is_off=False))
+            await self._parts.driver.boot(plan)
+            return "on"
+        if action == "off":
+            self.keep(replace(self.record, is_off=True))
+        await self._parts.driver.power(plan, action)
+        return "off" if action == "off" else "on"
+
+    async def screenshot(self) -> bytes:
+        """What its display shows, as a PNG. Refused where it has none."""
+        return await self._parts.driver.screenshot(await self._plan([]))
+
+    # Going
+
+    async def save(self, name: str, most: int) -> int:
+        """Keep copies of its disks, switched off first; their bytes. Broken if they take more than `most`."""
+        disks, place = self._parts.disks, self._parts.layout.saved / name
+        await self._parts.driver.end(self.directory, self.record.name)
+        if not place.exists():
+            own = (await disks.usage(self.volume)).own
+            if most and own > most:
+                raise Broken(
+                    f"{self.record.machine}: its disks take {own} bytes, more than the {most} that are allowed"
+                )
+            making = self._parts.layout.making / f"saved-{secrets.token_hex(6)}"
+            await disks.copy(self.volume, making)
+            faults.at("hypervisor.saving")
+            await asyncio.to_thread(_name, making, place)
+            faults.at("hypervisor.saved")
+        return (await disks.usage(place)).own
+
+    async def destroy(self) -> None:
+        """Nothing of it is left, its record included. Idempotent."""
+        if self.record.stage is not Stage.GOING:
+            self.keep(replace(self.record, stage=Stage.GOING))
+        faults.at("hypervisor.machine_going")
+        await self._remove()
+        await self._parts.networks.unwire(self.record.environment, self.record.machine)
+        faults.at("hypervisor.machine_gone")
+        await asyncio.to_thread(remove, self.directory)
+
+    async def _remove(self) -> None:
+        """Its process and its disks are gone."""
+        await self._parts.driver.end(self.directory, self.record.name)
+        await self._parts.disks.remove(self.volume)
+
+    # Its record and its channel
+
+    def keep(self, known: Record) -> None:
+        """Write the record."""
+        record.save(self.directory, known)
+        self.record = known
+
+    def raise_fence(self, fence: int) -> None:
+        """Remember the highest fence; for machine.list."""
+        self.record = replace(self.record, fence=max(fence, self.record.fence))
+
+    async def _reach(self) -> Link:
+        await self._awake.wait()
+        return await links.connect(f"serial:{self.directory / 'channel'}")
+
+    def _fields(self) -> dict[str, str]:
+        return {"environment": self.record.environment, "machine": self.record.machine}
+
+
+def remove(directory: Path) -> None:
+    """A machine's directory is gone, its record last: what is left of it half-way still says what it is."""
+    with suppress(FileNotFoundError):
+        for entry in list(directory.iterdir()):
+            if entry.name != record.FILE:
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        (directory / record.FILE).unlink(missing_ok=True)
+        directory.rmdir()
+
+
+def _name(making: Path, place: Path) -> None:
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    making.rename(place)
+    durable.sync(place.parent)

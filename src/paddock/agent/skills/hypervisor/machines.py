@@ -1,0 +1,306 @@
+"""The virtual machines of this host: built, cleaned, destroyed, listed, adopted after a restart.
+
+Effects: idempotent. A machine exists once its record is durable; what has no record is swept.
+"""
+
+import asyncio
+import base64
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from paddock.agent.channel import Carrying
+from paddock.agent.entry import Outcome
+from paddock.agent.skills.hypervisor import console, record
+from paddock.agent.skills.hypervisor.logins import Logins
+from paddock.agent.skills.hypervisor.machine import Machine, remove
+from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.record import Record, Stage
+from paddock.agent.skills.hypervisor.templates import Templates
+from paddock.agent.skills.skill import Call, Deed, Read, Work
+from paddock.core.errors import Broken, Missing, PaddockError, Refused
+from paddock.hands import faults
+from paddock.wire import fields
+from paddock.wire.framing import JSON
+from paddock.wire.specs import MachineSpec
+
+_log = logging.getLogger(__name__)
+
+_ANSWERED_LIMIT = timedelta(seconds=60)
+"""Until the server has answered the hello of a machine that is awake."""
+Key = tuple[str, str]
+
+
+class Machines:
+    """A context: while it is open, each machine is relayed to the server. They live on after it."""
+
+    def __init__(self, parts: Parts, *, carrying: Carrying, templates: Templates) -> None:
+        self._parts = parts
+        self._carrying = carrying
+        self._templates = templates
+        self._logins = Logins(parts.layout)
+        self._machines: dict[Key, Machine] = {}
+        self._duties: dict[Key, asyncio.Task[None]] = {}
+        self._turns: dict[Key, asyncio.Lock] = {}
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> Self:
+        await self._group.__aenter__()
+        await self._take_up()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for key in list(self._duties):
+            self._release(key)
+        await self._group.__aexit__(kind, exc, traceback)
+
+    def methods(self) -> Mapping[str, Deed]:
+        """machine.*"""
+        return {
+            "machine.build": Work(act=functools.partial(self._in_turn, self._build)),
+            "machine.clean": Work(act=functools.partial(self._in_turn, self._clean)),
+            "machine.destroy": Work(act=functools.partial(self._in_turn, self._destroy)),
+            "machine.power": Work(act=functools.partial(self._in_turn, self._power)),
+            "machine.save": Work(act=functools.partial(self._in_turn, self._save)),
+            "machine.forget": Work(act=self._forget),
+            "machine.console": Work(act=self._console, streams=True, resume=self._console),
+            "machine.type": Read(answer=self._type),
+            "machine.screenshot": Read(answer=self._screenshot),
+            "machine.list": Read(answer=self._list),
+        }
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Digests of the layers, and keys of the templates, that a machine's disks are clones of."""
+        known = [machine.record for machine in self._machines.values()]
+        return frozenset({one.layer for one in known} | {one.template for one in known}) - {""}
+
+    async def _in_turn(self, act: Callable[[Call], Awaitable[Outcome]], call: Call) -> Outcome:
+        """One thing at a time happens to a machine."""
+        async with self._turns.setdefault(_key(call), asyncio.Lock()):
+            return await act(call)
+
+    # Making
+
+    async def _build(self, call: Call) -> Outcome:
+        spec = _spec(call)
+        machine = self._machines.get(_key(call))
+        if machine is not None and machine.record.stage is not Stage.AWAKE:
+            await self._remove(machine)
+            machine = None
+        if machine is None:
+            machine = await self._make(call, spec)
+        machine.raise_fence(call.fence)
+        return await self._answered(machine)
+
+    async def _clean(self, call: Call) -> Outcome:
+        """The machine that was lent is gone, proven, and another one stands in its place."""
+        spec = _spec(call)
+        machine = self._machines.get(_key(call))
+        ended = 0
+        if machine is not None and (machine.record.fence < call.fence or machine.record.stage is not Stage.AWAKE):
+            await self._remove(machine)
+            machine, ended = None, 1
+        if machine is None:
+            machine = await self._make(call, spec)
+        return await self._answered(machine, ended=ended)
+
+    async def _make(self, call: Call, spec: MachineSpec) -> Machine:
+        key = _key(call)
+        directory = self._parts.layout.machine(*key)
+        known = Record(
+            environment=call.environment,
+            machine=call.text("machine"),
+            fence=call.fence,
+            name=self._parts.layout.name(*key),
+            stage=Stage.MAKING,
+            spec=dict(spec.params()),
+        )
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
+        faults.at("hypervisor.machine_recording")
+        await asyncio.to_thread(record.save, directory, known)
+        faults.at("hypervisor.machine_recorded")
+        machine = Machine(directory, known, parts=self._parts, templates=self._templates)
+        self._machines[key] = machine
+        try:
+            self._hold(key, machine)
+            await machine.make(await self._logins.of(call.environment, call.fence))
+        except BaseException:
+            await asyncio.shield(self._remove(machine))
+            raise
+        return machine
+
+    async def _answered(self, machine: Machine, *, ended: int = 0) -> Outcome:
+        """Once the server has answered its hello."""
+        known = machine.record
+        self._hold((known.environment, known.machine), machine)
+        try:
+            async with asyncio.timeout(_ANSWERED_LIMIT.total_seconds()):
+                await machine.channel.answered.wait()
+        except TimeoutError:
+            raise Broken(f"{known.machine}: it is up, and the server does not hear its agent") from None
+        addresses: list[JSON] = [nic.address for nic in machine.spec.nics if nic.address]
+        return Outcome(
+            result={
+                "machine": known.machine,
+                "address": known.address,
+                "addresses": addresses,
+                "start": known.start,
+                "why": known.why,
+                "host_key": known.host_key,
+                "ended": ended,
+            }
+        )
+
+    # Going
+
+    async def _destroy(self, call: Call) -> Outcome:
+        machine = self._machines.get(_key(call))
+        if machine is not None:
+            await self._remove(machine)
+        return Outcome(result={"machine": call.text("machine")})
+
+    async def _remove(self, machine: Machine) -> None:
+        """Nothing of it is left; with the last machine of an environment go its networks."""
+        key = (machine.record.environment, machine.record.machine)
+        self._release(key)
+        await machine.destroy()
+        self._machines.pop(key, None)
+        if not any(environment == key[0] for environment, _ in self._machines):
+            await self._parts.networks.close(key[0])
+            await asyncio.to_thread(_remove_environment, self._parts.layout.environment(key[0]))
+
+    async def _save(self, call: Call) -> Outcome:
+        name = call.text("saved")
+        machine = self._machines.get(_key(call))
+        if machine is None:
+            place = self._parts.layout.saved / name
+            if not place.exists():
+                raise Missing(f"{call.environment}/{call.text('machine')}: is not on this host")
+            return Outcome(result={"saved": name, "bytes": (await self._parts.disks.usage(place)).own})
+        taken = await machine.save(name, call.number("most"))
+        await self._remove(machine)
+        return Outcome(result={"saved": name, "bytes": taken})
+
+    async def _forget(self, call: Call) -> Outcome:
+        await self._parts.disks.remove(self._parts.layout.saved / call.text("saved"))
+        return Outcome()
+
+    # Using
+
+    async def _power(self, call: Call) -> Outcome:
+        machine = self._awake(call)
+        power = await machine.power(call.text("action"), call.texts("boot"))
+        return Outcome(result={"machine": call.text("machine"), "power": power})
+
+    async def _console(self, call: Call) -> Outcome:
+        return await console.follow(self._awake(call).directory, call)
+
+    async def _type(self, call: Call) -> Mapping[str, JSON]:
+        await console.type_into(self._awake(call).directory, fields.octets(call.params["data"], "params.data"))
+        return {}
+
+    async def _screenshot(self, call: Call) -> Mapping[str, JSON]:
+        picture = await self._awake(call).screenshot()
+        return {"png": base64.b64encode(picture).decode("ascii"), "at": fields.iso(datetime.now(UTC))}
+
+    async def _list(self, call: Call) -> Mapping[str, JSON]:
+        running = {one.name: one for one in await self._parts.driver.running(self._parts.layout.instance)}
+        machines: list[JSON] = []
+        for machine in self._machines.values():
+            known = machine.record
+            process = running.get(known.name)
+            state = known.stage.value if known.stage is not Stage.AWAKE else "off" if process is None else "away"
+            machines.append(
+                {
+                    "environment": known.environment,
+                    "machine": known.machine,
+                    "fence": known.fence,
+                    "pid": process.pid if process is not None else 0,
+                    "state": "relayed" if machine.channel.related.is_set() else state,
+                    "bubblewrap": False,
+                    "start": known.start,
+                    "why": known.why,
+                }
+            )
+        return {"machines": machines}
+
+    def _awake(self, call: Call) -> Machine:
+        machine = self._machines.get(_key(call))
+        if machine is None or machine.record.stage is not Stage.AWAKE:
+            raise Missing(f"{call.environment}/{call.text('machine')}: is not on this host")
+        return machine
+
+    # After a restart
+
+    async def _take_up(self) -> None:
+        """What has a record is adopted or removed, as it says; everything else that has our name on it is removed."""
+        layout = self._parts.layout
+        for directory in sorted(layout.machines.glob("*/*")):
+            if directory.is_dir():
+                await self._adopt(directory)
+        owned = {machine.record.name for machine in self._machines.values()}
+        for one in await self._parts.driver.running(layout.instance):
+            if one.name not in owned:
+                _log.warning("a machine that nobody owns is ended", extra={"machine": one.name, "pid": one.pid})
+                await self._parts.driver.end(layout.making / one.name, one.name)
+        environments = {environment for environment, _ in self._machines}
+        for environment in await self._parts.networks.found(layout.instance):
+            if environment not in environments:
+                await self._parts.networks.close(environment)
+
+    async def _adopt(self, directory: Path) -> None:
+        try:
+            known = record.load(directory)
+        except Broken as exc:
+            _log.error("a machine's record is unreadable", extra={"why": exc.message})
+            return
+        if known is None:
+            await self._parts.disks.remove(directory / "disks")
+            await asyncio.to_thread(remove, directory)
+            return
+        machine = Machine(directory, known, parts=self._parts, templates=self._templates)
+        key = (known.environment, known.machine)
+        self._machines[key] = machine
+        if known.stage is not Stage.AWAKE:
+            await self._remove(machine)
+            return
+        try:
+            await self._parts.networks.open(known.environment, machine.spec.networks, machine.spec.egress)
+        except PaddockError as exc:
+            _log.error("a network does not come back", extra={"environment": known.environment, "why": exc.message})
+        self._hold(key, machine)
+
+    def _hold(self, key: Key, machine: Machine) -> None:
+        if key not in self._duties:
+            self._duties[key] = self._group.create_task(machine.channel.keep(self._carrying))
+
+    def _release(self, key: Key) -> None:
+        duty = self._duties.pop(key, None)
+        if duty is not None:
+            duty.cancel()
+
+
+def _spec(call: Call) -> MachineSpec:
+    value = call.params.get("spec")
+    if value is None:
+        raise Refused("params.spec: is missing", hint="a host with the skill hypervisor is told what to build")
+    return MachineSpec.read(value, "params.spec")
+
+
+def _key(call: Call) -> Key:
+    return call.environment, call.text("machine")
+
+
+def _remove_environment(directory: Path) -> None:
+    with suppress(FileNotFoundError, OSError):
+        for file in directory.iterdir():
+            file.unlink()
+        directory.rmdir()
