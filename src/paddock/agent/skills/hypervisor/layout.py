@@ -13,7 +13,7 @@ from paddock.core.machine import uniform
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """`root` is for its owner alone, on the file system that clones; `instance` tells two hosts of one computer apart."""
+    """`root` is for its owner alone, where disks are cloned; `instance` tells two hosts of one computer apart."""
 
     root: Path
     instance: str

@@ -1,0 +1,280 @@
+"""Machines of the skill `hypervisor`: made, forked, cleaned, adopted, destroyed; on a driver without machines."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paddock.agent import dialing
+from paddock.agent.channel import Carrying
+from paddock.agent.entry import Outcome
+from paddock.agent.identity import Identity
+from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.hypervisor.machines import Machines
+from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.templates import Templates
+from paddock.agent.skills.skill import Call, Work
+from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.core.image import Image
+from paddock.core.machine import NetworkSettings, NicSettings, Start, nics
+from paddock.wire.specs import MachineSpec, NetworkSpec
+from tests.agent.desk import TOKEN, Desk
+from tests.agent.hypervisor.doubles import FakeDisks, FakeImages, FakeNetworks, Guests, told
+from tests.agent.hypervisor.fakes import FakeDriver, Host, Woe
+
+MIB = 1 << 20
+DEBIAN = Image(name="debian", path="/srv/debian.raw")
+
+
+class Fences:
+    """What a relay asks a ledger."""
+
+    def fence(self, environment: str) -> int:
+        return 1
+
+
+@dataclass
+class Rig:
+    """A host's agent's skill: `host` and its machines live on when `open` ends, as processes do."""
+
+    root: Path
+    desk: Desk
+    host: Host = field(default_factory=Host)
+    guests: Guests = field(default_factory=Guests)
+    networks: FakeNetworks = field(default_factory=FakeNetworks)
+    driver: FakeDriver = field(init=False)
+    images: FakeImages = field(init=False)
+    machines: Machines = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.images = FakeImages(self.root)
+        self.driver = FakeDriver(self.host, self.guests.live)
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator["Rig"]:
+        parts = Parts(
+            layout=Layout.of(self.root),
+            disks=FakeDisks(),
+            driver=self.driver,
+            networks=self.networks,
+            images=self.images,
+            inside=self.guests.inside,
+        )
+        carrying = Carrying(
+            server=dialing.server((self.desk.url,), authorities=None, certificate=None, insecure=True),
+            identity=lambda: Identity(agent="host", token=TOKEN),
+            ledger=Fences(),  # type: ignore[arg-type]  # all that a relay wants of it
+        )
+        async with Machines(parts, carrying=carrying, templates=Templates(parts)) as machines:
+            self.machines = machines
+            yield self
+
+    async def ask(
+        self, method: str, *, environment: str = "lab-1", machine: str = "one", fence: int = 1, **params: Any
+    ) -> Any:
+        deed = self.machines.methods()[method]
+        call = Call(
+            task=f"{method}-{environment}-{machine}-{fence}",
+            method=method,
+            params={"machine": machine, **params},
+            environment=environment,
+            fence=fence,
+            directory=self.root / "task",
+        )
+        async with asyncio.timeout(20):
+            if isinstance(deed, Work):
+                outcome: Outcome = await deed.act(call)
+                assert outcome.code is None
+                return outcome.result
+            return await deed.answer(call)  # type: ignore[union-attr]  # a Read
+
+    def directory(self, environment: str = "lab-1", machine: str = "one") -> Path:
+        return self.root / "machines" / environment / machine
+
+    def record(self, environment: str = "lab-1", machine: str = "one") -> dict[str, Any]:
+        return told(self.directory(environment, machine) / "machine.json")
+
+
+def spec(*, start: Start = Start.FORK, environment: str = "lab-1", machine: str = "one", **more: Any) -> dict[str, Any]:
+    cards = nics(environment, machine, 0, [NicSettings(network="lan")], [NetworkSettings(name="lan")])
+    made = MachineSpec(
+        image=(DEBIAN,), memory=384 * MIB, nics=cards, networks=(NetworkSpec(name="lan"),), start=start, **more
+    )
+    return made.params()
+
+
+@pytest.fixture
+async def rig(desk: Desk, tmp_path: Path) -> AsyncIterator[Rig]:
+    made = Rig(tmp_path / "hypervisor", desk)
+    async with made.open():
+        yield made
+    await made.host.close()
+
+
+async def test_a_machine_is_forked_from_a_template_that_is_made_once(rig: Rig) -> None:
+    results = await asyncio.gather(*(rig.ask("machine.build", machine=name, spec=spec(machine=name)) for name in "ab"))
+    assert [one["start"] for one in results] == ["fork", "fork"]
+    assert sum(call.startswith("freeze") for call in rig.driver.calls) == 1
+    assert sum(call.startswith("fork") for call in rig.driver.calls) == 2
+    assert set(rig.desk.seats) >= {"lab-1/a", "lab-1/b"}
+
+
+async def test_two_forks_share_no_identity_and_one_login_key(rig: Rig) -> None:
+    for name in "ab":
+        await rig.ask("machine.build", machine=name, spec=spec(machine=name))
+    one, two = (rig.guests.wakes[rig.directory(machine=name)][-1] for name in "ab")
+    for what in ("machine_id", "wake_id", "entropy", "host_keys", "hostname", "macs"):
+        assert getattr(one, what) != getattr(two, what), what
+    assert one.login_key == two.login_key
+    assert one.authorized_keys == two.authorized_keys
+
+
+async def test_the_template_was_nobody(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    (nobody,) = [wakes[0] for place, wakes in rig.guests.wakes.items() if "making" in place.parts]
+    assert (nobody.environment, nobody.host_keys, nobody.login_key) == ("nobody", {}, "")
+
+
+async def test_who_asks_for_a_boot_gets_one(rig: Rig) -> None:
+    result = await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    assert (result["start"], result["why"]) == ("boot", "")
+    assert not any(call.startswith(("fork", "freeze")) for call in rig.driver.calls)
+
+
+async def test_a_machine_that_cannot_be_frozen_is_booted_and_says_why(rig: Rig) -> None:
+    rig.driver.misbehave("freeze", Woe.FAIL)
+    result = await rig.ask("machine.build", spec=spec())
+    assert result["start"] == "boot"
+    assert "cannot be frozen" in result["why"]
+    assert rig.record()["stage"] == "awake"
+
+
+async def test_a_fork_that_dies_is_booted_instead_and_nothing_of_it_is_left(rig: Rig) -> None:
+    rig.driver.misbehave("fork", Woe.DIE)
+    result = await rig.ask("machine.build", spec=spec())
+    assert result["start"] == "boot"
+    assert rig.record()["template"] == ""
+    assert [one.name for one in await rig.driver.running(Layout.of(rig.root).instance)] == [rig.record()["name"]]
+
+
+async def test_a_build_that_fails_leaves_nothing(rig: Rig) -> None:
+    rig.guests.refuses += ["no"]
+    with pytest.raises(PaddockError, match="no"):
+        await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    assert not rig.directory().exists()
+    assert not rig.host.machines
+    assert not rig.networks.opened
+    assert not rig.networks.wired
+
+
+async def test_building_again_is_the_same_machine(rig: Rig) -> None:
+    first = await rig.ask("machine.build", spec=spec())
+    again = await rig.ask("machine.build", spec=spec())
+    assert first == again
+    assert len(rig.guests.wakes[rig.directory()]) == 1
+
+
+async def test_a_cleaned_machine_is_another_one(rig: Rig) -> None:
+    before = await rig.ask("machine.build", spec=spec())
+    pid = rig.host.machines[rig.record()["name"]].pid
+    after = await rig.ask("machine.clean", fence=3, spec=spec())
+    assert (after["start"], after["ended"]) == ("fork", 1)
+    assert after["host_key"] != before["host_key"]
+    assert rig.host.machines[rig.record()["name"]].pid != pid
+    one, two = rig.guests.wakes[rig.directory()]
+    assert one.login_key != two.login_key
+
+
+async def test_cleaning_that_was_interrupted_is_done_once(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    await rig.ask("machine.clean", fence=3, spec=spec())
+    assert (await rig.ask("machine.clean", fence=3, spec=spec()))["ended"] == 0
+    assert len(rig.guests.wakes[rig.directory()]) == 2
+
+
+async def test_destroying_leaves_nothing_and_networks_go_with_the_last_machine(rig: Rig) -> None:
+    for name in "ab":
+        await rig.ask("machine.build", machine=name, spec=spec(machine=name))
+    await rig.ask("machine.destroy", machine="a")
+    assert rig.networks.opened == {"lab-1": ["lan"]}
+    await rig.ask("machine.destroy", machine="b")
+    await rig.ask("machine.destroy", machine="b")
+    assert not rig.networks.opened
+    assert not rig.host.machines
+    assert not (rig.root / "machines" / "lab-1").exists()
+
+
+async def test_a_running_machine_is_adopted_by_the_next_agent(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    pid = rig.host.machines[rig.record()["name"]].pid
+    del rig.desk.seats["lab-1/one"]
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    async with again.open():
+        await rig.desk.here("lab-1/one")
+        (machine,) = (await again.ask("machine.list"))["machines"]
+        assert (machine["pid"], machine["state"]) == (pid, "relayed")
+
+
+async def test_what_nobody_owns_is_ended_at_the_next_start(rig: Rig, tmp_path: Path) -> None:
+    await rig.ask("machine.build", spec=spec())
+    (rig.directory() / "machine.json").unlink()
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    async with again.open():
+        assert not rig.host.machines
+        assert not rig.networks.opened
+        assert not rig.directory().exists()
+
+
+@pytest.mark.parametrize("stage", ["making", "going"])
+async def test_half_a_machine_is_removed_at_the_next_start(rig: Rig, stage: str) -> None:
+    await rig.ask("machine.build", spec=spec())
+    file = rig.directory() / "machine.json"
+    file.write_text(file.read_text().replace('"awake"', f'"{stage}"'))
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    async with again.open():
+        assert not rig.host.machines
+        assert not rig.directory().exists()
+
+
+async def test_a_warm_up_that_fails_means_a_boot_that_says_so(rig: Rig) -> None:
+    warm = Image(name="debian", path="/srv/debian.raw", warm_up="exit 7")
+    rig.guests.exits["exit 7"] = 7
+    params = {**spec(), "image": MachineSpec(image=(warm,), memory=MIB).params()["image"]}
+    result = await rig.ask("machine.build", spec=params)
+    assert (result["start"], "warm-up ended with 7" in result["why"]) == ("boot", True)
+
+
+async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    (rig.directory() / "disks" / "system").write_text("what happened")
+    await rig.ask("machine.save", saved="lab-1.one", most=1 << 20)
+    assert not rig.host.machines
+    result = await rig.ask("machine.build", environment="lab-2", spec=spec(environment="lab-2", saved="lab-1.one"))
+    assert result["start"] == "boot"
+    assert (rig.directory("lab-2") / "disks" / "system").read_text() == "what happened"
+    await rig.ask("machine.forget", saved="lab-1.one")
+    assert not (rig.root / "saved" / "lab-1.one").exists()
+
+
+async def test_disks_that_take_more_than_is_allowed_are_not_kept(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    with pytest.raises(Broken, match="more than the 3"):
+        await rig.ask("machine.save", saved="lab-1.one", most=3)
+
+
+async def test_buttons(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    name = rig.record()["name"]
+    assert (await rig.ask("machine.power", action="off"))["power"] == "off"
+    assert name not in rig.host.machines
+    assert (await rig.ask("machine.power", action="on", boot=["network", "disk"]))["power"] == "on"
+    assert list(rig.host.machines[name].start.plan.boot) == ["network", "disk"]
+
+
+async def test_a_machine_without_a_spec_is_refused(rig: Rig) -> None:
+    with pytest.raises(Refused, match="spec"):
+        await rig.ask("machine.build")
