@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import hearing, lending, logs, machine, ordering, resting
+from bench import cloning, hearing, lending, logs, machine, ordering, resting
 from bench.aims import (
     AGENT,
     AGENT_RSS,
@@ -17,6 +17,10 @@ from bench.aims import (
     BURST,
     BURST_RATIO,
     CLEANED,
+    CLONE,
+    CLONE_1,
+    CLONE_BTRFS,
+    CLONE_XFS,
     DEMO,
     EVENT_P50,
     EVENT_P99,
@@ -25,6 +29,7 @@ from bench.aims import (
     IDLE_CPU,
     IDLE_RSS,
     LOG_RATE,
+    MACHINES,
     MAIN,
     NOOP_P50,
     NOOP_P99,
@@ -59,6 +64,10 @@ def _agent(measure: Callable[[Pace], Mapping[str, Measured]], *keys: str) -> Par
     return Part(bench=AGENT, keys=keys, measure=measure)
 
 
+def _machines(measure: Callable[[Pace], Mapping[str, Measured]], *keys: str) -> Part:
+    return Part(bench=MACHINES, keys=keys, measure=measure)
+
+
 PARTS: Mapping[str, Part] = {
     "events": _main(hearing.latencies, EVENT_P50, EVENT_P99),
     "leases": _main(lending.pairs, PAIRS_32, PAIRS_1, PAIRS_50, GEARD_1, GEARD_50),
@@ -71,11 +80,14 @@ PARTS: Mapping[str, Part] = {
     "scripts": _agent(ordering.scripts, SCRIPTS),
     "output": _agent(logs.output, OUTPUT),
     "starts": _agent(ordering.starts, START, IDLE_RSS, IDLE_CPU),
+    "clones": _machines(cloning.overlays, CLONE, CLONE_1),
+    "clones-btrfs": _machines(cloning.snapshots, CLONE_BTRFS),
+    "clones-xfs": _machines(cloning.references, CLONE_XFS),
 }
 """By name."""
 
 NAMES: Mapping[str, Sequence[str]] = {
-    **{bench: tuple(name for name, part in PARTS.items() if part.bench == bench) for bench in (MAIN, AGENT)},
+    **{bench: tuple(name for name, part in PARTS.items() if part.bench == bench) for bench in (MAIN, AGENT, MACHINES)},
     **{name: (name,) for name in PARTS},
 }
 """What can be asked for → the parts that it consists of."""

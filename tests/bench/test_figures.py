@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from bench import __main__ as program
-from bench.aims import AGENT, AIMS, GEARD_1, LOG_RATE, MAIN, PAIRS_32, SERVER_RSS, TAIL_P95
+from bench.aims import AGENT, AIMS, GEARD_1, LOG_RATE, MACHINES, MAIN, PAIRS_32, SERVER_RSS, TAIL_P95
 from bench.figure import Measured, figure, missing, quantile
 from bench.pace import Pace
 from bench.page import page, section, sections, table
@@ -21,6 +21,7 @@ NAMED_IN_ISSUES = {
     noop_p50_ms noop_p99_ms burst_commands_per_s burst_3000_ratio scripts_per_s output_mb_per_s start_to_hello_ms
     agent_idle_rss_mb
 """,
+    MACHINES: "clone_p95_ms",
 }
 FIELDS = ["bench", "key", "value", "unit", "peer", "peer_value", "ratio"]
 

@@ -15,6 +15,8 @@ from paddock.core.errors import Broken, Missing
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LAST_WORDS = 500
+ENVIRONMENT = {"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/"}
+"""What such a program finds in its surroundings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ def attempt(*argv: str, stdin: bytes = b"", limit: float = 60.0, files: Sequence
         stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "HOME": "/"},
+        env=ENVIRONMENT,
         cwd="/",
         start_new_session=True,
         pass_fds=files,
