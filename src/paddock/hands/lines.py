@@ -118,14 +118,14 @@ def line_of(text: str) -> bytes:
 
 async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:
     """A link to whoever serves the socket. OSError if nobody does."""
-    with _reachable(path) as address:
+    with reachable(path) as address:
         reader, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
     return LineLink(reader, writer, serial=serial)
 
 
 async def put(path: Path, data: bytes) -> None:
     """Write bytes to whoever serves the socket, and leave. OSError if nobody does."""
-    with _reachable(path) as address:
+    with reachable(path) as address:
         _, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
     try:
         writer.write(data)
@@ -167,7 +167,7 @@ async def serve_lines(path: Path, on_link: Callable[[LineLink], Awaitable[None]]
 
 
 @contextlib.contextmanager
-def _reachable(path: Path) -> Iterator[str]:
+def reachable(path: Path) -> Iterator[str]:
     """An address for the socket's path, whatever its length: a long one is reached through its open directory."""
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
         yield os.fspath(path)
@@ -187,7 +187,7 @@ def _listen(path: Path) -> socket.socket:
     try:
         # Before the bind: on Linux the file gets the descriptor's mode, so that it never stands open to others.
         os.fchmod(listener.fileno(), 0o600)
-        with _reachable(path) as address:
+        with reachable(path) as address:
             _remove_dead(path, address)
             listener.bind(address)
         listener.listen(128)

@@ -39,6 +39,8 @@ class Start:
     how: str
     """boot | fork"""
     memory: dict[str, str]
+    listens: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by `serve` when its channel may be dialled."""
 
 
 Inside = Callable[[Start], Awaitable[None]]
@@ -83,12 +85,16 @@ class Host:
 
 
 class FakeDriver:
-    """`calls` has every call, as `boot NAME`, `power NAME off`, in order."""
+    """`calls` has every call, as `boot NAME`, `power NAME off`, in order.
+
+    With `is_dialled` a machine is up when what is inside listens, as a real one's channel does from the start.
+    """
 
     name = "fake"
 
-    def __init__(self, host: Host, inside: Inside | None = None) -> None:
+    def __init__(self, host: Host, inside: Inside | None = None, *, is_dialled: bool = False) -> None:
         self.host = host
+        self._is_dialled = is_dialled
         self.calls: list[str] = []
         self._inside = inside or _nothing
         self._woes: list[tuple[str, Woe]] = []
@@ -101,6 +107,9 @@ class FakeDriver:
         self.calls.append("check")
         if self._woe("check"):
             raise Refused("fake: there is no fake here", hint="install fake")
+
+    async def stamp(self) -> str:
+        return "fake 1"
 
     async def boot(self, plan: Plan) -> None:
         self.calls.append(f"boot {plan.name}")
@@ -137,17 +146,17 @@ class FakeDriver:
         self.calls.append(f"power {plan.name} {action}")
         if self._woe("power") is Woe.FAIL:
             raise Broken(f"{plan.name}: does not answer its monitor")
+        if action not in ("off", "shutdown", "reset", "pause", "resume"):
+            raise Refused(f"{plan.name}: there is no button {action}")
         machine = self.host.machines.get(plan.name)
         if action in ("off", "shutdown"):
             self.host.vanish(plan.name)
         elif machine is None:
-            raise Broken(f"{plan.name}: does not run")
+            raise Refused(f"{plan.name}: is off")
         elif action == "reset":
             await self._reset(machine)
-        elif action in ("pause", "resume"):
-            machine.state = "paused" if action == "pause" else "running"
         else:
-            raise Refused(f"{plan.name}: there is no {action}")
+            machine.state = "paused" if action == "pause" else "running"
 
     async def wait_off(self, plan: Plan) -> None:
         self.calls.append(f"wait_off {plan.name}")
@@ -180,7 +189,7 @@ class FakeDriver:
         if not plan.display:
             raise Refused(f"{plan.name}: has no display")
         if plan.name not in self.host.machines:
-            raise Broken(f"{plan.name}: does not run")
+            raise Refused(f"{plan.name}: is off")
         return PNG
 
     def _woe(self, call: str) -> Woe | None:
@@ -208,6 +217,8 @@ class FakeDriver:
         machine = Machine(start=Start(plan=plan, how=how, memory=dict(memory)), pid=self.host.pids)
         self.host.machines[plan.name] = machine
         self._live(machine)
+        if self._is_dialled:
+            await machine.start.listens.wait()
         if woe is Woe.VANISH:
             asyncio.get_running_loop().call_soon(self.host.vanish, plan.name)
 
@@ -259,6 +270,7 @@ async def serve(start: Start, answer: Callable[[str], str | None]) -> None:
         server = await asyncio.start_unix_server(talk, f"/proc/self/fd/{handle}/channel")
     finally:
         os.close(handle)
+    start.listens.set()
     try:
         await off.wait()
     finally:

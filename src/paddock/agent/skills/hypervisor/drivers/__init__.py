@@ -1,0 +1,1 @@
+"""Drivers of virtual machines: all keep the promises of ports.Driver."""
