@@ -18,6 +18,7 @@ from paddock.core.environment import Environment
 from paddock.core.event import Change, Event, Heard
 from paddock.core.history import Transition
 from paddock.core.host import Host
+from paddock.core.image import HostImage
 from paddock.core.lease import Lease
 from paddock.core.report import Report
 from paddock.core.results import Results
@@ -114,6 +115,8 @@ class Tables(Protocol):
     def environments(self) -> Rows[Environment]: ...
     @property
     def hosts(self) -> Rows[Host]: ...
+    @property
+    def images(self) -> Rows[HostImage]: ...
     @property
     def agents(self) -> Rows[Agent]: ...
     @property

@@ -35,6 +35,7 @@ from paddock.engine.attending import Attending
 from paddock.engine.building import Building
 from paddock.engine.cleaning import Cleaning
 from paddock.engine.commanding import Commanding
+from paddock.engine.imaging import Imaging
 from paddock.engine.keeping import Keeping
 from paddock.engine.leasing import Leasing, full_ttls
 from paddock.engine.loop import Bell, Stage, keep
@@ -44,6 +45,7 @@ from paddock.engine.planning import Planning
 from paddock.engine.receiving import Receiving
 from paddock.engine.reporting import Reporting
 from paddock.engine.running import Running
+from paddock.engine.saving import Saving
 from paddock.hands import pins
 from paddock.hands.pins import Pins
 from paddock.ports import Chance, Clock, Forge, Tables
@@ -101,9 +103,11 @@ class Server:
             Attending(self._means),
             Planning(self._means),
             leasing,
+            Imaging(self._means),
             Building(self._means),
             running,
             Cleaning(self._means),
+            Saving(self._means),
             Reporting(self._means),
             Keeping(self._means),
         )

@@ -22,6 +22,7 @@ from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
 from paddock.core.event import Change, Event, Heard, Kind
 from paddock.core.history import Transition
 from paddock.core.host import Host
+from paddock.core.image import HostImage
 from paddock.core.lease import Lease
 from paddock.core.names import archive_name
 from paddock.core.report import Report
@@ -348,6 +349,7 @@ class _Disk:
         self.leases = _Shelf("leases", Lease)
         self.environments = _Shelf("environments", Environment)
         self.hosts = _Shelf("hosts", Host)
+        self.images = _Shelf("images", HostImage)
         self.agents = _Shelf("agents", Agent)
         self.commands = _Shelf("commands", Command)
         self.alerts = _Shelf("alerts", Alert)
@@ -370,6 +372,7 @@ class _MemoryTables:
         self.leases = _MemoryRows(store, disk.leases, writing)
         self.environments = _MemoryRows(store, disk.environments, writing)
         self.hosts = _MemoryRows(store, disk.hosts, writing)
+        self.images = _MemoryRows(store, disk.images, writing)
         self.agents = _MemoryRows(store, disk.agents, writing)
         self.commands = _MemoryRows(store, disk.commands, writing)
         self.alerts = _MemoryRows(store, disk.alerts, writing)

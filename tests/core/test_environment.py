@@ -38,7 +38,7 @@ def test_the_fence_rises_exactly_where_the_owner_changes(state: State, signal: S
 @pytest.mark.parametrize(
     ("state", "signal", "places"),
     [
-        (State.READY, Signal.HOLD, "hold applies to leased or held"),
+        (State.READY, Signal.HOLD, "hold applies to leased, held or saved"),
         (State.READY, Signal.CLEANED, "cleaned applies to cleaning"),
         (State.GONE, Signal.CLEAN, "clean applies to ready, dirty, broken or quarantined"),
     ],

@@ -30,6 +30,7 @@ from paddock.engine.attending import Attending
 from paddock.engine.building import Building
 from paddock.engine.cleaning import Cleaning
 from paddock.engine.commanding import Commanding
+from paddock.engine.imaging import Imaging
 from paddock.engine.keeping import Keeping
 from paddock.engine.leasing import Leasing, full_ttls
 from paddock.engine.loop import Bell, Stage, keep
@@ -39,6 +40,7 @@ from paddock.engine.planning import Planning
 from paddock.engine.receiving import Receiving
 from paddock.engine.reporting import Reporting
 from paddock.engine.running import Running
+from paddock.engine.saving import Saving
 from paddock.ports import Tables
 from paddock.testing import FakeChance, FakeClock, FakeForge, FakeLinks, MemoryArchive, MemoryStore
 from paddock.wire.hello import Enrol, Facts, Relay
@@ -116,9 +118,11 @@ class Scene:
             Attending(self.means),
             Planning(self.means),
             self.leasing,
+            Imaging(self.means),
             Building(self.means),
             self.running,
             Cleaning(self.means),
+            Saving(self.means),
             Reporting(self.means),
             Keeping(self.means),
         )

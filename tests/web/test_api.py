@@ -127,6 +127,13 @@ BODIES = [
     ("environments/desk-1/release", {}),
     ("environments/desk-1/quarantine", {}),
     ("environments/desk-1/clean", {}),
+    ("environments/desk-1/fork", {}),
+    ("environments/desk-1/machines/one/power", {"action": "reset"}),
+    ("environments/desk-1/machines/one/console", {}),
+    ("environments/desk-1/machines/one/type", {"data": "Cg=="}),
+    ("environments/desk-1/machines/one/screenshot", {}),
+    ("images/debian/build", {}),
+    ("images/collect", {}),
     ("hosts/vm-1/drain", {}),
     ("hosts/vm-1/resume", {}),
     ("agents/vm-1/commands", {"method": "status"}),
@@ -158,6 +165,8 @@ def test_no_route_that_takes_a_body_is_left_out(scene: Scene) -> None:
     posts = {path.removeprefix(f"{API}/") for method, path in ROUTES if method == "POST" and path.startswith(API)}
     named = {re.sub(r"(?<=/)(l121|desk-1|vm-1|118)(?=/)", "{id}", path) for path, _ in BODIES}
     named = {re.sub(r"(?<=/)c1(?=/)", "{command}", path) for path in named}
+    named = {re.sub(r"(?<=/)one(?=/)", "{machine}", path) for path in named}
+    named = {re.sub(r"(?<=/)debian(?=/)", "{name}", path) for path in named}
     assert {path.replace("alerts/1/", "alerts/{id}/") for path in named} == posts
 
 

@@ -46,6 +46,7 @@ def _address(template: str) -> str:
         "forge": "review",
         "number": "1",
         "command": "c1",
+        "machine": "one",
     }
     return re.sub(r"\{(\w+)(?::path)?\}", lambda found: names[found[1]], template)
 

@@ -1,5 +1,6 @@
 """The HTTP API as values: each call names method, path, body and shape of the answer."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
@@ -52,8 +53,11 @@ def whoami() -> Call[shapes.Whoami]:
 # ---- leases ----------------------------------------------------------------------------------------------------------
 
 
-def acquire(pool: str, *, ttl: float, holder: str = "", wait: float = 0.0) -> Call[shapes.Lease]:
-    """Ask for an environment. Granted, queued or impossible; `wait` seconds (at most 60) for the grant."""
+def acquire(pool: str, *, ttl: float | None = None, holder: str = "", wait: float = 0.0) -> Call[shapes.Lease]:
+    """Ask for an environment. Granted, queued or impossible; `wait` seconds (at most 60) for the grant.
+
+    Without a ttl it lasts as long as its pool says, or an hour.
+    """
     body = shapes.AcquireLease(pool=pool, ttl=ttl, holder=holder, wait=wait)
     return _ask("/leases", shapes.Lease, body, wait=wait)
 
@@ -98,8 +102,84 @@ def environment(id: str) -> Call[shapes.EnvironmentDetail]:
     return _read(f"/environments/{_part(id)}", shapes.EnvironmentDetail)
 
 
-def hold(id: str, *, ttl: float) -> Call[shapes.Environment]:
-    return _ask(f"/environments/{_part(id)}/hold", shapes.Environment, shapes.HoldEnvironment(ttl=ttl))
+def hold(id: str, *, ttl: float, disks: bool = False) -> Call[shapes.Environment]:
+    """Keep it for a person; `disks`: only copies of its disks, to be brought up again with `fork`."""
+    return _ask(f"/environments/{_part(id)}/hold", shapes.Environment, shapes.HoldEnvironment(ttl=ttl, disks=disks))
+
+
+def fork(id: str, *, ttl: float | None = None, holder: str = "", wait: float = 0.0) -> Call[shapes.Lease]:
+    """A lease of a new environment, booted cold from the disks that this one saved."""
+    body = shapes.ForkEnvironment(ttl=ttl, holder=holder, wait=wait)
+    return _ask(f"/environments/{_part(id)}/fork", shapes.Lease, body, wait=wait)
+
+
+def power(
+    id: str, machine: str, action: str, *, boot: Sequence[str] = (), fence: int | None = None, name: str | None = None
+) -> Call[shapes.AgentCommand]:
+    """on | off | shutdown | reset. The command is its host's agent's; `name` is its id, as in `order`."""
+    body = shapes.PowerMachine(action=action, boot=tuple(boot), fence=fence, id=name)
+    return _ask(_machine(id, machine, "power"), shapes.AgentCommand, body, is_safe=name is not None)
+
+
+def console(
+    id: str,
+    machine: str,
+    *,
+    offset: int = 0,
+    seconds: float | None = None,
+    fence: int | None = None,
+    name: str | None = None,
+) -> Call[shapes.AgentCommand]:
+    """Follow its serial line: read the command's `output`, and cancel the command when done."""
+    body = shapes.FollowConsole(offset=offset, seconds=seconds, fence=fence, id=name)
+    return _ask(_machine(id, machine, "console"), shapes.AgentCommand, body, is_safe=name is not None)
+
+
+def type_on(
+    id: str, machine: str, data: bytes, *, fence: int | None = None, name: str | None = None
+) -> Call[shapes.AgentCommand]:
+    """Say something on its serial line, at most 4 KiB."""
+    body = shapes.TypeMachine(data=b64encode(data).decode("ascii"), fence=fence, id=name)
+    return _ask(_machine(id, machine, "type"), shapes.AgentCommand, body, is_safe=name is not None)
+
+
+def screenshot(
+    id: str, machine: str, *, fence: int | None = None, name: str | None = None
+) -> Call[shapes.AgentCommand]:
+    """What its display shows: the command's result has `png`, in base64."""
+    body = shapes.ScreenshotMachine(fence=fence, id=name)
+    return _ask(_machine(id, machine, "screenshot"), shapes.AgentCommand, body, is_safe=name is not None)
+
+
+def _machine(id: str, machine: str, what: str) -> str:
+    return f"/environments/{_part(id)}/machines/{_part(machine)}/{what}"
+
+
+def images() -> Call[shapes.Images]:
+    """What is configured, and what each host has of it."""
+    return _read("/images", shapes.Images)
+
+
+def image(name: str) -> Call[shapes.Image]:
+    return _read(f"/images/{_part(name)}", shapes.Image)
+
+
+def build_image(name: str, *, host: str = "") -> Call[shapes.Image]:
+    """Build it, or build it anew although nothing that is configured changed."""
+    return _ask(f"/images/{_part(name)}/build", shapes.Image, shapes.BuildImage(host=host))
+
+
+def collect_images(
+    *, host: str = "", unused: float | None = None, room: int | None = None, dry_run: bool = False
+) -> Call[shapes.AgentCommands]:
+    """Remove what nobody needs; a command a host, whose result says what went or would go."""
+    body = shapes.CollectImages(host=host, unused=unused, room=room, dry_run=dry_run)
+    return _ask("/images/collect", shapes.AgentCommands, body)
+
+
+def image_log(id: str, *, offset: int = 0, wait: float = 0.0) -> "Call[Piece]":
+    """The log of a build, of `IMAGE@HOST` or of an image that one host has; with `wait`, as soon as there is more."""
+    return _read(f"/images/{_part(id)}/log", Piece, wait=wait, offset=offset)
 
 
 def release_environment(id: str) -> Call[shapes.Environment]:

@@ -4,6 +4,7 @@ One word per idea: the same in code, database, API, terminal, pages and document
 
 machine: one computer, virtual or physical, that can run an agent
 host: a machine that carries other machines
+image: a disk to clone: a parent plus build scripts, named by the hash of both; built on each host that needs it
 environment: machines and networks lent as one; its configured kind is a pool
 pool: a configured kind of environment
 lease: the exclusive right to an environment; a run's lives as long as the run, an outside holder's until its ttl

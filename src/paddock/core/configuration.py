@@ -6,7 +6,9 @@ from datetime import timedelta
 from enum import StrEnum
 
 from paddock.core.environment import Pool
+from paddock.core.image import Image
 from paddock.core.job import NOOP, Job
+from paddock.core.machine import Overcommit
 from paddock.core.report import Vote
 
 
@@ -87,6 +89,10 @@ class Forge:
     """Where each expression of `recheck` stands, in the same order."""
 
 
+EXACTLY = Overcommit()
+"""What a host has, and no more."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostSettings:
     """A configured host."""
@@ -94,6 +100,12 @@ class HostSettings:
     name: str
     skills: tuple[str, ...]
     isolation: bool = False
+    labels: tuple[str, ...] = ()
+    memory: int = 0
+    """Bytes that its machines may have in all; 0: what its agent says that there is. So with the next two."""
+    vcpus: int = 0
+    disk: int = 0
+    overcommit: Overcommit = EXACTLY
     where: str = ""
 
 
@@ -129,6 +141,7 @@ class Configuration:
     server: Server = Server()
     forges: Mapping[str, Forge] = field(default_factory=dict)
     hosts: Mapping[str, HostSettings] = field(default_factory=dict)
+    images: Mapping[str, Image] = field(default_factory=dict)
     pools: Mapping[str, Pool] = field(default_factory=dict)
     jobs: Mapping[str, Job] = field(default_factory=lambda: {NOOP.name: NOOP})
     projects: Sequence[Project] = ()

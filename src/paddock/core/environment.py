@@ -1,10 +1,12 @@
 """Machines and networks lent as one: the pool that is configured, and its instances."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from paddock.core.errors import Refused
+from paddock.core.machine import MachineSettings, NetworkSettings, Size, Start
 from paddock.core.table import Table
 
 
@@ -14,6 +16,10 @@ class State(StrEnum):
     READY = "ready"
     LEASED = "leased"
     HELD = "held"
+    SAVING = "saving"
+    """Its disks are being kept, its machines let go."""
+    SAVED = "saved"
+    """Its disks are kept and nothing else; `fork` makes a new environment of them."""
     DIRTY = "dirty"
     CLEANING = "cleaning"
     BROKEN = "broken"
@@ -26,6 +32,9 @@ class Signal(StrEnum):
     BUILT = "built"
     LEASE = "lease"
     HOLD = "hold"
+    SAVE = "save"
+    KEPT = "kept"
+    UNSAVED = "unsaved"
     RELEASE = "release"
     CLEAN = "clean"
     CLEANED = "cleaned"
@@ -40,6 +49,7 @@ _BREAKABLE = (
     State.READY,
     State.LEASED,
     State.HELD,
+    State.SAVING,
     State.DIRTY,
     State.CLEANING,
 )
@@ -58,6 +68,12 @@ LIFECYCLE = Table(
         (State.LEASED, Signal.RELEASE): State.DIRTY,
         (State.HELD, Signal.HOLD): State.HELD,
         (State.HELD, Signal.RELEASE): State.DIRTY,
+        (State.HELD, Signal.SAVE): State.SAVING,
+        (State.SAVING, Signal.KEPT): State.SAVED,
+        (State.SAVING, Signal.UNSAVED): State.HELD,
+        (State.SAVING, Signal.RELEASE): State.DIRTY,
+        (State.SAVED, Signal.HOLD): State.SAVED,
+        (State.SAVED, Signal.RELEASE): State.DIRTY,
         (State.DIRTY, Signal.CLEAN): State.CLEANING,
         (State.CLEANING, Signal.CLEANED): State.READY,
         (State.CLEANING, Signal.REMOVE): State.GONE,
@@ -65,6 +81,7 @@ LIFECYCLE = Table(
         (State.READY, Signal.QUARANTINE): State.QUARANTINED,
         (State.LEASED, Signal.QUARANTINE): State.QUARANTINED,
         (State.HELD, Signal.QUARANTINE): State.QUARANTINED,
+        (State.SAVING, Signal.QUARANTINE): State.QUARANTINED,
         (State.DIRTY, Signal.QUARANTINE): State.QUARANTINED,
         (State.BROKEN, Signal.QUARANTINE): State.QUARANTINED,
         (State.BROKEN, Signal.CLEAN): State.CLEANING,
@@ -74,7 +91,17 @@ LIFECYCLE = Table(
     },
 )
 
-CHANGES_OWNER = frozenset({Signal.LEASE, Signal.HOLD, Signal.RELEASE, Signal.CLEAN, Signal.BREAK, Signal.QUARANTINE})
+CHANGES_OWNER = frozenset(
+    {
+        Signal.LEASE,
+        Signal.HOLD,
+        Signal.SAVE,
+        Signal.RELEASE,
+        Signal.CLEAN,
+        Signal.BREAK,
+        Signal.QUARANTINE,
+    }
+)
 """The signals that raise the fence: whoever acted before must not act after."""
 
 
@@ -88,11 +115,21 @@ class Reset(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hold:
+    """How long, and how much, of a pool's environments may be kept for a person."""
+
+    longest: timedelta = timedelta(days=30)
+    space: int = 0
+    """Bytes that all saved disks of the pool may take together; 0: as much as its host has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pool:
     """A configured kind of environment."""
 
     name: str
     host: str
+    """The host that carries it; empty: any that has its labels."""
     machines: tuple[str, ...]
     """Names of its machines; unique within the environment."""
     max: int = 1
@@ -102,6 +139,22 @@ class Pool:
     isolated: bool = False
     """Whether what runs in it is kept from the host: false for the skill `local`."""
     where: str = ""
+    labels: tuple[str, ...] = ()
+    """Of the hosts that may carry it, where `host` is empty."""
+    settings: tuple[MachineSettings, ...] = ()
+    """Its virtual machines, in the order of `machines`; empty: they are processes on the host."""
+    networks: tuple[NetworkSettings, ...] = ()
+    start: Start = Start.FORK
+    egress: tuple[str, ...] = ()
+    """What its machines may reach outside: `HOST:PORT`, `*.HOST:PORT`."""
+    ttl: timedelta | None = None
+    """The longest that an outside holder may have one without a renewal, and what one gets who does not say."""
+    hold: Hold = Hold()
+
+    @property
+    def is_virtual(self) -> bool:
+        """Whether its machines are made from images and booked on their host."""
+        return bool(self.settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +166,26 @@ class Machine:
     """Id of its agent, known to the server by the relay of its host's agent."""
     address: str = ""
     """Where the other machines of the environment reach it."""
+    addresses: tuple[str, ...] = ()
+    """Of its cards, in their order; empty where one has none."""
+    start: str = ""
+    """How it came to life, of a virtual one: `fork` or `boot`."""
+    why: str = ""
+    """Why it was booted although a fork was wanted."""
+    host_key: str = ""
+    """Its public ssh host key, made for this lease."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What the machines of an environment were made as: a pool's settings, and what its images were then."""
+
+    machines: tuple[MachineSettings, ...]
+    networks: tuple[NetworkSettings, ...] = ()
+    egress: tuple[str, ...] = ()
+    start: Start = Start.FORK
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Image → digest of what served when it was booked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +214,18 @@ class Environment:
     attempts: int = 0
     """How often in a row building or cleaning did not succeed."""
     created: datetime | None = None
+    size: Size | None = None
+    """What is booked of its host for it; None: nothing, its machines are processes."""
+    full_disk: int = 0
+    """Bytes that its disks may grow to: what a copy of them takes, however small they are when they are saved."""
+    spec: Spec | None = None
+    """None: its machines are processes on the host."""
+    fork_of: str = ""
+    """The environment from whose saved disks it is made."""
+    wants_saving: bool = False
+    """Asked for with a hold: once it is held its disks are kept, and its machines let go."""
+    has_saved: bool = False
+    """Whether its host may have copies of its disks."""
     version: int = 0
 
 

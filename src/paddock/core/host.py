@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from paddock.core.machine import Size
 from paddock.core.table import Table
 
 
@@ -59,4 +60,6 @@ class Host:
     drained_by: str = ""
     """Who drained it; outlasts an absence of its agent."""
     reason: str = ""
+    capacity: Size | None = None
+    """What its agent says that machines may have of it; None: it has not said."""
     version: int = 0

@@ -1,11 +1,13 @@
-"""A disk to clone, as configured: a parent plus build scripts; the digests of its layers."""
+"""A disk to clone: a parent plus build scripts, digests of layers; its row on a host."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+
+from paddock.core.table import Table
 
 BUILDER = 1
 """Version of how images are built: with another one, every layer that a script made is built again."""
@@ -140,3 +142,101 @@ def recipe(images: Chain) -> str:
     base = hashlib.sha256(json.dumps(told, ensure_ascii=False).encode()).hexdigest()
     made = steps(images, base)
     return made[-1].digest if made else base
+
+
+class State(StrEnum):
+    WANTED = "wanted"
+    """To be built, or built anew, once its host has room for that."""
+    BUILDING = "building"
+    READY = "ready"
+    FAILED = "failed"
+    """What served before goes on serving; it is tried again after a while, or when a person asks."""
+
+
+class Signal(StrEnum):
+    WANT = "want"
+    BUILD = "build"
+    BUILT = "built"
+    FAIL = "fail"
+
+
+LIFECYCLE = Table(
+    name="image",
+    initial=State.WANTED,
+    final=frozenset(),
+    steps={
+        (State.WANTED, Signal.BUILD): State.BUILDING,
+        (State.BUILDING, Signal.BUILT): State.READY,
+        (State.BUILDING, Signal.FAIL): State.FAILED,
+        (State.READY, Signal.WANT): State.WANTED,
+        (State.FAILED, Signal.WANT): State.WANTED,
+    },
+)
+
+FIRST_PAUSE = timedelta(minutes=5)
+LONGEST_PAUSE = timedelta(hours=6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer of an image that was built, as its host told it."""
+
+    digest: str
+    image: str
+    script: str = ""
+    """Name of the script that made it; empty: a base, the agent put in, or a larger disk."""
+    bytes: int = 0
+    """What it takes of the host's disk beyond its parent."""
+    seconds: float = 0.0
+    built: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostImage:
+    """The row of an image on a host. Its id is `IMAGE@HOST`."""
+
+    id: str
+    image: str
+    host: str
+    since: datetime
+    """When it came into its present state."""
+    chain: Chain = ()
+    """What is wanted: configured now, or when the present build began."""
+    recipe: str = ""
+    state: State = State.WANTED
+    serving: Chain = ()
+    """What machines are made from meanwhile; empty: it was never built here."""
+    digest: str = ""
+    """Of what serves."""
+    bytes: int = 0
+    apparent: int = 0
+    """Bytes of its disk, as a machine sees it: what a clone may grow to."""
+    layers: tuple[Layer, ...] = ()
+    attempts: int = 0
+    """How often in a row building did not succeed."""
+    reason: str = ""
+    built: datetime | None = None
+    command: str = ""
+    """The order of the present or last build."""
+    log: str = ""
+    """Where in the archive its log is, without `.log`."""
+    asked_by: str = ""
+    """Who wants it built although nothing changed; empty: nobody."""
+    version: int = 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether machines can be made from it."""
+        return bool(self.serving)
+
+
+def id_of(image: str, host: str) -> str:
+    """The id of an image's row on a host."""
+    return f"{image}@{host}"
+
+
+def again(row: HostImage) -> datetime | None:
+    """When a failed one is tried again by itself: twice as long after each time."""
+    if row.state is not State.FAILED:
+        return None
+    return row.since + min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(10, max(0, row.attempts - 1))))

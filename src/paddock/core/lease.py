@@ -65,6 +65,8 @@ class Lease:
     deadline: datetime | None = None
     ended: datetime | None = None
     reason: str = ""
+    fork_of: str = ""
+    """The environment whose saved disks it wants, brought up again; empty: any of the pool."""
     version: int = 0
 
     @property

@@ -1,4 +1,4 @@
-"""What an environment needs from the agent that carries it: build, clean, destroy."""
+"""What an environment needs from the agent that carries it, and how far that has come."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,13 @@ from paddock.core.environment import Environment
 BUILD = "machine.build"
 CLEAN = "machine.clean"
 DESTROY = "machine.destroy"
+SAVE = "machine.save"
+FORGET = "machine.forget"
 
 _AGAIN = frozenset({"interrupted", "busy", "expired"})
 """Codes that say nothing about the machine: the same state is asked for once more, under a new id."""
 
-TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1}
+TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1, SAVE: 1, FORGET: 1}
 """How many answers of another kind are taken before it is given up: a cleaning that did not succeed proves nothing."""
 
 INTERRUPTIONS = 10

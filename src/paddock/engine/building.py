@@ -3,26 +3,30 @@
 Effects: idempotent (orders commands that state an end; each order is in the transaction that moves the environment)
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from paddock.core import environment as environments
-from paddock.core import host as hosts
 from paddock.core import lease as leases
-from paddock.core import queue, upkeep
-from paddock.core.agent import Agent, Kind
+from paddock.core import upkeep
 from paddock.core.command import Command
 from paddock.core.environment import Environment, Machine, Pool
 from paddock.core.host import Host
+from paddock.core.image import HostImage
 from paddock.core.lease import Lease
 from paddock.engine import leasing
 from paddock.engine.loop import earliest
-from paddock.engine.means import Means, move, order, record
+from paddock.engine.means import Means, move, order
+from paddock.engine.specifying import fits, spec_for
+from paddock.engine.stocking import retire, stock
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
 LIMIT = 300
 """Seconds that building one machine may take."""
+VIRTUAL_LIMIT = 600
+"""The same for one that is made from an image: it may have to boot, on a processor that is not there."""
 
 
 class Building:
@@ -35,10 +39,13 @@ class Building:
 
     def wakes(self, touched: Touched) -> bool:
         match touched.row:
-            case Lease(state=leases.State.QUEUED) | Host():
+            case Lease(state=leases.State.QUEUED) | Host() | HostImage():
                 return True
             case Environment(state=environments.State.READY, pool=pool) as ready:
-                return not fits(ready, self._means.configuration().pools.get(pool))
+                configured = self._means.configuration().pools.get(pool)
+                if configured is None or ready.spec is not None:
+                    return True  # somebody else may wait for its room
+                return ready.retiring or _is_other(ready, configured)
             case Environment(state=environments.State.LEASED, pool=pool):
                 # One less in stock. Where all are built at any time there is nothing to do, and leases are many.
                 configured = self._means.configuration().pools.get(pool)
@@ -56,16 +63,29 @@ class Building:
         return again
 
     def _pass(self, tables: Tables, now: datetime) -> datetime | None:
-        configured = self._means.configuration().pools
-        for pool in configured.values():
-            if _is_online(tables, pool.host):
-                stock(tables, pool, now=now)
+        configuration = self._means.configuration()
+        stock(tables, configuration, now=now)
         unbuilt = tables.environments.where(state=[environments.State.REQUESTED, environments.State.BUILDING])
         again = [build(tables, self._means, environment, now=now) for environment in unbuilt]
         for environment in tables.environments.where(state=environments.State.READY):
-            if not fits(environment, configured.get(environment.pool)):
+            if not fits(tables, configuration, environment) and not _is_waited_for(tables, environment):
                 retire(tables, environment, now=now)
         return earliest(*again)
+
+
+def _is_other(ready: Environment, pool: Pool) -> bool:
+    """Whether its pool asks for something else by now; of machines that are processes."""
+    names = tuple(machine.name for machine in ready.machines)
+    return (pool.host, pool.machines, pool.reset, pool.is_virtual) != (ready.host, names, ready.reset, False)
+
+
+def _is_waited_for(tables: Tables, environment: Environment) -> bool:
+    """Whether somebody wants just this one: it was made of disks that they asked for."""
+    return bool(
+        environment.fork_of
+        and not environment.retiring
+        and tables.leases.count(fork_of=environment.fork_of, state=leases.State.QUEUED)
+    )
 
 
 _OURS = frozenset(
@@ -74,56 +94,11 @@ _OURS = frozenset(
         environments.State.BUILDING,
         environments.State.BROKEN,
         environments.State.QUARANTINED,
+        environments.State.SAVED,
         environments.State.GONE,
     }
 )
 """States that leave work to this stage: something to build, or one less that is coming for who waits."""
-
-
-def _is_online(tables: Tables, host: str) -> bool:
-    row = tables.hosts.find(host)
-    return row is not None and row.state is hosts.State.ONLINE
-
-
-def stock(tables: Tables, pool: Pool, *, now: datetime) -> None:
-    """Request as many environments as are wanted: for who waits, and for the shelf."""
-    living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
-    existing = tables.environments.where(pool=pool.name, state=living)
-    waiting = tables.leases.count(pool=pool.name, state=leases.State.QUEUED)
-    for _ in range(queue.wanted(pool, existing, queued=waiting)):
-        request(tables, pool, now=now)
-
-
-def request(tables: Tables, pool: Pool, *, now: datetime) -> Environment:
-    """A new environment of a pool, with the agents that its machines are going to have."""
-    name = f"{pool.name}-{tables.number(f'environment:{pool.name}')}"
-    machines = tuple(Machine(name=machine, agent=f"{name}.{machine}") for machine in pool.machines)
-    environment = tables.environments.add(
-        Environment(
-            id=name,
-            pool=pool.name,
-            host=pool.host,
-            since=now,
-            machines=machines,
-            reset=pool.reset,
-            fence=1,
-            created=now,
-        )
-    )
-    for machine in machines:
-        tables.agents.add(
-            Agent(
-                id=machine.agent,
-                name=machine.agent,
-                kind=Kind.MACHINE,
-                host=pool.host,
-                environment=name,
-                machine=machine.name,
-                created=now,
-            )
-        )
-    record(tables, "environments", None, environment, "request", now=now, by=f"pool {pool.name}")
-    return environment
 
 
 def build(tables: Tables, means: Means, environment: Environment, *, now: datetime) -> datetime | None:
@@ -136,13 +111,16 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
         environment = move(tables, "environments", environment, building, environments.Signal.BUILD, now=now)
     match upkeep.progress(environment, upkeep.BUILD, tables.commands.where(environment=environment.id), now=now):
         case upkeep.Ask(machines=names):
-            ask(tables, means, environment, upkeep.BUILD, names, limit=LIMIT, now=now)
+            limit = LIMIT if environment.spec is None else VIRTUAL_LIMIT
+            if not ask(tables, means, environment, upkeep.BUILD, names, limit=limit, now=now):
+                why = "an image of it was built anew meanwhile"
+                broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=why)
+                move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
         case upkeep.Done(commands=commands):
-            addresses = {one.machine: str(one.result.get("address", "")) for one in commands}
-            machines = tuple(replace(one, address=addresses[one.name]) for one in environment.machines)
-            ready = environments.move(replace(environment, machines=machines), environments.Signal.BUILT, now=now)
+            made = replace(environment, machines=as_built(environment, commands))
+            ready = environments.move(made, environments.Signal.BUILT, now=now)
             move(tables, "environments", environment, ready, environments.Signal.BUILT, now=now)
-            leasing.serve(tables, environment.pool, now=now)
+            leasing.serve(tables, environment.pool, fork_of=environment.fork_of, now=now)
         case upkeep.GiveUp(reason=reason):
             broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=reason)
             broken = move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
@@ -162,36 +140,51 @@ def ask(
     *,
     limit: int,
     now: datetime,
-) -> None:
-    """Order `method` for machines of an environment from the agent that carries it."""
+    rest: Mapping[str, Mapping[str, object]] | None = None,
+) -> bool:
+    """Order `method` for machines of an environment from the agent that carries it. `rest`: machine → more params.
+
+    False, and nothing ordered, where a machine is to be made as it cannot be made any more.
+    """
     host = tables.hosts.find(environment.host)
     if host is None or not host.agent:
-        return
+        return True
+    more: dict[str, Mapping[str, object]] = dict(rest or {})
+    if environment.spec is not None and method in (upkeep.BUILD, upkeep.CLEAN):
+        for machine in machines:
+            spec = spec_for(tables, environment, machine)
+            if spec is None:
+                return False
+            more[machine] = {"spec": spec}
     for machine in machines:
         order(
             tables,
             means,
             host.agent,
             method,
-            {"machine": machine, "limit": limit},
+            {"machine": machine, "limit": limit, **more.get(machine, {})},
             now=now,
             environment=environment.id,
             fence=environment.fence,
             machine=machine,
         )
+    return True
 
 
-def fits(environment: Environment, pool: Pool | None) -> bool:
-    """Whether the environment is what its pool asks for today."""
-    if pool is None or environment.retiring:
-        return False
-    names = tuple(machine.name for machine in environment.machines)
-    return (pool.host, pool.machines, pool.reset) == (environment.host, names, environment.reset)
+def as_built(environment: Environment, commands: Sequence[Command]) -> tuple[Machine, ...]:
+    """The machines as their host told them when it had made them; of a process, where it is reached."""
+    told = {one.machine: one.result for one in commands}
+    return tuple(_as_told(machine, told[machine.name]) for machine in environment.machines)
 
 
-def retire(tables: Tables, environment: Environment, *, now: datetime) -> None:
-    """A free environment that nobody wants any more is cleaned a last time, and gone."""
-    last = environments.move(
-        replace(environment, retiring=True), environments.Signal.CLEAN, now=now, reason="its pool changed"
+def _as_told(machine: Machine, result: Mapping[str, object]) -> Machine:
+    listed = result.get("addresses")
+    addresses = tuple(str(one) for one in listed) if isinstance(listed, list | tuple) else machine.addresses
+    return replace(
+        machine,
+        address=str(result.get("address", machine.address)),
+        addresses=addresses,
+        start=str(result.get("start", machine.start)),
+        why=str(result.get("why") or ""),
+        host_key=str(result.get("host_key", machine.host_key)),
     )
-    move(tables, "environments", environment, last, environments.Signal.CLEAN, now=now)

@@ -14,16 +14,18 @@ from paddock.core.environment import Environment, Reset
 from paddock.core.host import Host
 from paddock.engine import leasing
 from paddock.engine.alerting import end_all
-from paddock.engine.building import ask, fits
+from paddock.engine.building import VIRTUAL_LIMIT, as_built, ask
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
 from paddock.engine.ordering import outdate
+from paddock.engine.specifying import fits, saved_name
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
 LIMIT = 60
 """Seconds that cleaning or destroying one machine may take."""
 
+_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 _OURS = (environments.State.DIRTY, environments.State.CLEANING, environments.State.BROKEN)
 
 
@@ -37,9 +39,11 @@ class Cleaning:
 
     def wakes(self, touched: Touched) -> bool:
         match touched.row:
+            case Environment(state=environments.State.GONE, fork_of=origin):
+                return bool(origin)  # who saved the disks that it was made of may be waiting
             case Environment(state=state):
                 return state in _OURS
-            case Command(method=upkeep.CLEAN | upkeep.DESTROY, is_open=False) | Host():
+            case Command(method=upkeep.CLEAN | upkeep.DESTROY | upkeep.FORGET, is_open=False) | Host():
                 return True
             case _:
                 return False
@@ -61,8 +65,11 @@ class Cleaning:
         return earliest(*again)
 
     def _begin(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
-        pool = self._means.configuration().pools.get(environment.pool)
-        last = replace(environment, retiring=environment.retiring or not fits(environment, pool))
+        # One that was being saved may have lost machines to that.
+        is_last = (
+            environment.retiring or environment.has_saved or not fits(tables, self._means.configuration(), environment)
+        )
+        last = replace(environment, retiring=is_last)
         cleaning = environments.move(last, environments.Signal.CLEAN, now=now)
         cleaning = move(tables, "environments", environment, cleaning, environments.Signal.CLEAN, now=now)
         return self._go_on(tables, cleaning, now=now)
@@ -74,10 +81,20 @@ class Cleaning:
             return None
         method = upkeep.DESTROY if environment.retiring else upkeep.CLEAN
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)
-        match upkeep.progress(environment, method, commands, now=now):
+        found = upkeep.progress(environment, method, commands, now=now)
+        if isinstance(found, upkeep.Done) and environment.has_saved:
+            if tables.environments.count(fork_of=environment.id, state=_LIVING):
+                return None  # what is made of its disks may need them
+            method = upkeep.FORGET
+            found = upkeep.progress(environment, method, commands, now=now)
+        match found:
             case upkeep.Ask(machines=names):
-                ask(tables, self._means, environment, method, names, limit=LIMIT, now=now)
-            case upkeep.Done():
+                if not self._ask(tables, environment, method, names, now=now):
+                    tables.environments.swap(environment, replace(environment, retiring=True))
+                    return now
+            case upkeep.Done(commands=done):
+                if method == upkeep.CLEAN:
+                    environment = replace(environment, machines=as_built(environment, done))
                 finish(tables, environment, now=now)
             case upkeep.GiveUp(reason=reason):
                 shut = environments.move(environment, environments.Signal.QUARANTINE, now=now, reason=reason)
@@ -85,6 +102,16 @@ class Cleaning:
             case upkeep.Waiting(until=moment):
                 return moment
         return None
+
+    def _ask(
+        self, tables: Tables, environment: Environment, method: str, names: tuple[str, ...], *, now: datetime
+    ) -> bool:
+        """False where it can only be destroyed: its image was built anew since it was decided what to do with it."""
+        limit = LIMIT if environment.spec is None else VIRTUAL_LIMIT
+        rest = (
+            {name: {"saved": saved_name(environment.id, name)} for name in names} if method == upkeep.FORGET else None
+        )
+        return ask(tables, self._means, environment, method, names, limit=limit, now=now, rest=rest)
 
 
 def finish(tables: Tables, environment: Environment, *, now: datetime) -> None:

@@ -12,19 +12,22 @@ from paddock.core import lease as leases
 from paddock.core import queue
 from paddock.core import run as runs
 from paddock.core.configuration import Configuration
-from paddock.core.environment import Environment, Reset
+from paddock.core.environment import Environment, Pool, Reset
 from paddock.core.errors import Missing, Refused
 from paddock.core.host import Host
 from paddock.core.job import Phase
 from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
+from paddock.core.report import spell
 from paddock.core.run import Run, Span, Verdict
+from paddock.engine import booking
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, need, record
 from paddock.engine.ordering import outdate
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
+DEFAULT_TTL = timedelta(hours=1)
 SHORTEST_TTL = timedelta(seconds=1)
 LONGEST_TTL = timedelta(days=7)
 BATCH = 100
@@ -81,11 +84,15 @@ class Leasing:
         configured = self._means.configuration().pools
         for pool in configured:
             serve(tables, pool, now=now)
+        for waiting in tables.leases.where(state=leases.State.QUEUED):
+            if waiting.fork_of:
+                serve(tables, waiting.pool, fork_of=waiting.fork_of, now=now)
         if tables.leases.count(state=leases.State.QUEUED) > tables.leases.count(
             state=leases.State.QUEUED, pool=sorted(configured)
         ):
             for pool in {lease.pool for lease in tables.leases.where(state=leases.State.QUEUED)} - configured.keys():
-                refuse(tables, pool, now=now)
+                refuse(tables, pool, f"pool {pool} is no longer configured", now=now)
+        refuse_impossible(tables, self._means.configuration(), now=now)
         return now if len(queued) == BATCH and not self.is_draining else next_end(tables)
 
 
@@ -128,21 +135,26 @@ def acquire(
     pool: str,
     holder: str,
     owner: str,
-    ttl: timedelta,
+    ttl: timedelta | None,
     now: datetime,
 ) -> Lease:
-    """Ask for an environment of a pool: granted in this transaction if one is free and nobody waits, else queued."""
-    if pool not in configuration.pools:
+    """Ask for an environment of a pool: granted in this transaction if one is free and nobody waits, else queued.
+
+    Impossible at once where no host could ever carry one.
+    """
+    configured = configuration.pools.get(pool)
+    if configured is None:
         raise Missing(f"pool {pool}: it is not configured", hint="paddock env list shows the pools")
-    _check_ttl(ttl)
+    ttl = check_ttl(ttl, configured)
     asked = Lease(id=id, pool=pool, holder=holder, owner=owner, asked=now, ttl=ttl)
     free = None
-    if not tables.leases.where(pool=pool, state=leases.State.QUEUED, limit=1):
+    if not tables.leases.where(pool=pool, state=leases.State.QUEUED, fork_of="", limit=1):
         free = _longest_idle(tables, pool)
     if free is None:
         lease = tables.leases.add(asked)
         record(tables, "leases", None, lease, "ask", now=now, by=holder)
-        return lease
+        why = booking.never(tables, configuration, configured) if configured.is_virtual else ""
+        return end(tables, lease, leases.Signal.REFUSE, now=now, reason=why) if why else lease
     leased = environments.move(replace(free, lease=id), environments.Signal.LEASE, now=now)
     granted = leases.grant(asked, environment=free.id, fence=leased.fence, now=now)
     move(tables, "environments", free, leased, environments.Signal.LEASE, now=now, by=holder)
@@ -152,22 +164,64 @@ def acquire(
     return lease
 
 
-def _check_ttl(ttl: timedelta) -> None:
+def fork(
+    tables: Tables,
+    configuration: Configuration,
+    origin: Environment,
+    *,
+    id: str,
+    holder: str,
+    owner: str,
+    ttl: timedelta | None,
+    now: datetime,
+) -> Lease:
+    """Ask for a new environment of the disks that `origin` saved. It is made for this lease, and for no other."""
+    configured = configuration.pools.get(origin.pool)
+    if configured is None:
+        raise Missing(f"pool {origin.pool}: it is no longer configured")
+    if origin.state is not environments.State.SAVED:
+        raise Refused(
+            f"environment {origin.id}: it is {origin.state.value}, its disks are not saved",
+            hint=f"paddock env hold {origin.id} --disks",
+        )
+    ttl = check_ttl(ttl, configured)
+    lease = tables.leases.add(
+        Lease(id=id, pool=origin.pool, holder=holder, owner=owner, asked=now, ttl=ttl, fork_of=origin.id)
+    )
+    record(tables, "leases", None, lease, "ask", now=now, by=holder, note=f"of the disks of {origin.id}")
+    return lease
+
+
+def check_ttl(ttl: timedelta | None, pool: Pool | None) -> timedelta:
+    """The ttl of an outside holder's lease; who does not say gets the pool's."""
+    longest = LONGEST_TTL if pool is None or pool.ttl is None else pool.ttl
+    if ttl is None:
+        return DEFAULT_TTL if pool is None or pool.ttl is None else pool.ttl
     if not SHORTEST_TTL <= ttl <= LONGEST_TTL:
         raise Refused(f"lease: ttl {ttl.total_seconds():g}s is not between 1s and 7d")
+    if ttl > longest:
+        assert pool is not None
+        raise Refused(
+            f"lease: ttl {spell(ttl)} is more than pool {pool.name} lends for, {spell(longest)}",
+            hint="ask for less, and renew it",
+        )
+    return ttl
 
 
-def serve(tables: Tables, pool: str, *, now: datetime) -> None:
-    """Grant the pool's free environments to who waits, first come first served."""
-    while waiting := tables.leases.where(pool=pool, state=leases.State.QUEUED, limit=1):
-        free = _longest_idle(tables, pool)
+def serve(tables: Tables, pool: str, *, now: datetime, fork_of: str = "") -> None:
+    """Grant the pool's free environments to who waits, first come first served.
+
+    One that was made of saved disks goes to who asked for them, and to nobody else.
+    """
+    while waiting := tables.leases.where(pool=pool, state=leases.State.QUEUED, fork_of=fork_of, limit=1):
+        free = _longest_idle(tables, pool, fork_of)
         if free is None:
             return
         _grant(tables, waiting[0], free, now=now)
 
 
-def _longest_idle(tables: Tables, pool: str) -> Environment | None:
-    ready = tables.environments.where(pool=pool, state=environments.State.READY, limit=8)
+def _longest_idle(tables: Tables, pool: str, fork_of: str = "") -> Environment | None:
+    ready = tables.environments.where(pool=pool, state=environments.State.READY, fork_of=fork_of, limit=8)
     if not ready:
         return None
     states = {host.id: host.state for host in tables.hosts.where(id=sorted({one.host for one in ready}))}
@@ -198,11 +252,13 @@ def _prepare(tables: Tables, run: Run, environment: Environment, *, now: datetim
     move(tables, "runs", run, preparing, runs.Signal.PREPARE, now=now, by=f"lease {run.lease}")
 
 
-def renew(tables: Tables, id: str, *, fence: int, ttl: timedelta | None, now: datetime) -> Lease:
-    """Start an outside holder's ttl again."""
+def renew(
+    tables: Tables, id: str, *, fence: int, ttl: timedelta | None, now: datetime, pool: Pool | None = None
+) -> Lease:
+    """Start an outside holder's ttl again; another one is at most what its pool lends for."""
     lease = need(tables.leases, id, "lease")
     if ttl is not None:
-        _check_ttl(ttl)
+        check_ttl(ttl, pool)
     return move(
         tables, "leases", lease, leases.renew(lease, fence=fence, now=now, ttl=ttl), leases.Signal.RENEW, now=now
     )
@@ -223,14 +279,28 @@ def cancel(tables: Tables, id: str, *, now: datetime, reason: str) -> Lease:
     return end(tables, lease, leases.Signal.CANCEL, now=now, reason=reason)
 
 
-def refuse(tables: Tables, pool: str, *, now: datetime) -> None:
-    """The pool is no longer configured: say so to everybody who waits for it."""
-    reason = f"pool {pool} is no longer configured"
+def refuse(tables: Tables, pool: str, reason: str, *, now: datetime) -> None:
+    """None of the pool will ever come: say so to everybody who waits for it."""
     for lease in tables.leases.where(pool=pool, state=leases.State.QUEUED):
         end(tables, lease, leases.Signal.REFUSE, now=now, reason=reason)
         if lease.run:
             run = need(tables.runs, lease.run, "run")
             finish_early(tables, run, Verdict.ERROR, now=now, reason=reason)
+
+
+def refuse_impossible(tables: Tables, configuration: Configuration, *, now: datetime) -> None:
+    """Who waits for what no host could ever carry, or for disks that are no longer kept, is told so."""
+    for pool in configuration.pools.values():
+        if not pool.is_virtual:
+            continue
+        waiting = tables.leases.where(pool=pool.name, state=leases.State.QUEUED)
+        if waiting and (why := booking.never(tables, configuration, pool)):
+            refuse(tables, pool.name, why, now=now)
+            continue
+        for lease in waiting:
+            origin = tables.environments.find(lease.fork_of) if lease.fork_of else None
+            if lease.fork_of and (origin is None or origin.state is not environments.State.SAVED):
+                end(tables, lease, leases.Signal.REFUSE, now=now, reason=f"{lease.fork_of}: its disks are gone")
 
 
 def end(tables: Tables, lease: Lease, signal: leases.Signal, *, now: datetime, by: str = "", reason: str = "") -> Lease:
@@ -266,12 +336,16 @@ def _give_back(tables: Tables, environment: Environment, *, now: datetime, by: s
     serve(tables, environment.pool, now=now)
 
 
+_HELD = [environments.State.HELD, environments.State.SAVED]
+"""Kept for a person, until a moment."""
+
+
 def expire(tables: Tables, *, now: datetime) -> None:
     """End the leases of outside holders whose ttl is over, the holds, and the waiting of runs that are to end."""
     for lease in tables.leases.where(state=leases.State.GRANTED, run=""):
         if leases.is_overdue(lease, now=now):
             end(tables, lease, leases.Signal.EXPIRE, now=now, reason=f"its ttl of {lease.ttl} ended without a renewal")
-    for environment in tables.environments.where(state=environments.State.HELD):
+    for environment in tables.environments.where(state=_HELD):
         if environment.hold_until is not None and now >= environment.hold_until:
             end_hold(tables, environment, now=now, by="time")
     for run in tables.runs.where(state=runs.State.LEASING, ending=[verdict.value for verdict in Verdict]):
@@ -283,7 +357,9 @@ def expire(tables: Tables, *, now: datetime) -> None:
 def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str) -> Environment:
     """A held environment is given back: dirty, like everything that was lent."""
     dirty = environments.move(
-        replace(environment, held_by="", hold_until=None, lease=""), environments.Signal.RELEASE, now=now
+        replace(environment, held_by="", hold_until=None, lease="", wants_saving=False),
+        environments.Signal.RELEASE,
+        now=now,
     )
     outdate(tables, dirty, now=now)
     return move(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
@@ -292,7 +368,7 @@ def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str
 def next_end(tables: Tables) -> datetime | None:
     """When the next ttl or hold ends."""
     granted = tables.leases.where(state=leases.State.GRANTED, run="")
-    held = tables.environments.where(state=environments.State.HELD)
+    held = tables.environments.where(state=_HELD)
     return earliest(*(lease.deadline for lease in granted), *(one.hold_until for one in held))
 
 
@@ -310,9 +386,14 @@ def explain(tables: Tables, configuration: Configuration, id: str, *, now: datet
     waiting = [one.id for one in tables.leases.where(pool=lease.pool, state=leases.State.QUEUED)]
     living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
     existing = tables.environments.where(pool=lease.pool, state=living)
+    if pool is not None and pool.is_virtual and lease.state is leases.State.QUEUED:
+        virtual = booking.why(tables, configuration, pool, existing, now=now)
+    else:
+        virtual = None
     return queue.why(
         lease,
         ahead=waiting.index(lease.id) if lease.id in waiting else 0,
+        virtual=virtual,
         pool=pool,
         existing=existing,
         host=tables.hosts.find(pool.host) if pool else None,

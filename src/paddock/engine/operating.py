@@ -4,7 +4,7 @@ Effects: idempotent (rows alone; the stages carry out what follows)
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,14 +19,15 @@ from paddock.core.access import Enrolment, Identity, Role, Token
 from paddock.core.alert import Alert
 from paddock.core.command import Command
 from paddock.core.configuration import ProjectJob
-from paddock.core.environment import Environment
+from paddock.core.environment import Environment, Pool
 from paddock.core.errors import Refused, Stale
 from paddock.core.event import Event, Kind
 from paddock.core.host import Host
 from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
+from paddock.core.report import spell
 from paddock.core.run import Run, Verdict
-from paddock.engine import alerting, leasing, ordering, planning
+from paddock.engine import alerting, imaging, leasing, ordering, planning, pressing
 from paddock.engine.admission import release_from_shut_out
 from paddock.engine.attending import revoke
 from paddock.engine.leasing import Leasing
@@ -80,7 +81,9 @@ class Operating:
             self._identities[shown] = (identity, found[0].expires)
         return identity
 
-    async def acquire(self, *, pool: str, holder: str, owner: str, ttl: timedelta, wait: timedelta | None) -> Lease:
+    async def acquire(
+        self, *, pool: str, holder: str, owner: str, ttl: timedelta | None, wait: timedelta | None
+    ) -> Lease:
         """Granted at once if possible; else queued, and waited for if asked."""
         means, now, id = self._means, self._means.clock.now(), self._means.chance.name("")
         if self._stage.is_draining:
@@ -118,11 +121,12 @@ class Operating:
         return await self._means.store.read(lambda tables: need(tables.leases, id, "lease"))
 
     async def renew(self, lease: str, *, fence: int, ttl: timedelta | None, identity: Identity) -> Lease:
-        now = self._means.clock.now()
+        now, configuration = self._means.clock.now(), self._means.configuration()
 
         def step(tables: Tables) -> Lease:
             _check_owner(need(tables.leases, lease, "lease"), identity)
-            return leasing.renew(tables, lease, fence=fence, ttl=ttl, now=now)
+            pool = configuration.pools.get(need(tables.leases, lease, "lease").pool)
+            return leasing.renew(tables, lease, fence=fence, ttl=ttl, now=now, pool=pool)
 
         return await self._means.store.write(step)
 
@@ -156,15 +160,21 @@ class Operating:
         now, configuration = self._means.clock.now(), self._means.configuration()
         return await self._means.store.read(lambda tables: leasing.explain(tables, configuration, lease, now=now))
 
-    async def hold(self, environment: str, *, ttl: timedelta, identity: Identity) -> Environment:
-        """Keep a leased environment for a person once its lease ends; a held one longer."""
-        now = self._means.clock.now()
+    async def hold(self, environment: str, *, ttl: timedelta, disks: bool = False, identity: Identity) -> Environment:
+        """Keep a leased environment for a person once its lease ends; a held one longer.
+
+        `disks`: only copies of its disks, and its machines are let go.
+        """
+        now, configuration = self._means.clock.now(), self._means.configuration()
         if not timedelta(0) < ttl <= LONGEST_HOLD:
             raise Refused(f"environment {environment}: a hold lasts between 1s and 30d")
 
         def step(tables: Tables) -> Environment:
             row = need(tables.environments, environment, "environment")
             _check_holder(row, identity)
+            _check_hold(row, configuration.pools.get(row.pool), ttl, disks=disks)
+            wants_saving = row.wants_saving or (disks and row.state is not environments.State.SAVED)
+            row = tables.environments.swap(row, replace(row, wants_saving=wants_saving))
             if row.state is environments.State.LEASED:
                 return tables.environments.swap(row, replace(row, held_by=identity.name, hold_ttl=ttl))
             held = environments.hold(row, by=identity.name, ttl=ttl, now=now)
@@ -181,8 +191,8 @@ class Operating:
             row = need(tables.environments, environment, "environment")
             _check_holder(row, identity)
             if row.state is environments.State.LEASED and row.hold_ttl is not None:
-                return tables.environments.swap(row, replace(row, held_by="", hold_ttl=None))
-            if row.state is not environments.State.HELD:
+                return tables.environments.swap(row, replace(row, held_by="", hold_ttl=None, wants_saving=False))
+            if row.state not in (environments.State.HELD, environments.State.SAVING, environments.State.SAVED):
                 raise Refused(
                     f"environment {environment}: it is {row.state.value}, not held",
                     hint="a lease is given back with: paddock lease release ID",
@@ -190,6 +200,52 @@ class Operating:
             return leasing.end_hold(tables, row, now=now, by=identity.name)
 
         return await self._means.store.write(step)
+
+    async def fork(
+        self, environment: str, *, holder: str, ttl: timedelta | None, wait: timedelta | None, identity: Identity
+    ) -> Lease:
+        """A lease of a new environment, booted from the disks that this one saved."""
+        means, now, id = self._means, self._means.clock.now(), self._means.chance.name("")
+        configuration = means.configuration()
+        if self._stage.is_draining:
+            raise Refused("lease: the server is being drained", hint="ask again after its restart")
+
+        def step(tables: Tables) -> Lease:
+            origin = need(tables.environments, environment, "environment")
+            _check_holder(origin, identity)
+            return leasing.fork(
+                tables, configuration, origin, id=id, holder=holder, owner=identity.name, ttl=ttl, now=now
+            )
+
+        lease = await means.store.write(step)
+        return await self.granted(lease.id, wait=wait) if wait else lease
+
+    async def press(
+        self, environment: str, machine: str, wish: Wish, *, fence: int | None, identity: Identity
+    ) -> Ordered:
+        """See web.actions."""
+        now = self._means.clock.now()
+        if not wish.id:
+            wish = replace(wish, id=self._means.chance.name(f"{self._means.store.birth}-"))
+        return await self._means.store.write(
+            lambda tables: pressing.press(
+                tables, self._means, environment, machine, wish, fence=fence, identity=identity, now=now
+            )
+        )
+
+    async def build_image(self, name: str, *, host: str, identity: Identity) -> None:
+        """See web.actions."""
+        now, configuration = self._means.clock.now(), self._means.configuration()
+        await self._means.store.write(
+            lambda tables: imaging.build(tables, configuration, name, host, identity=identity, now=now)
+        )
+
+    async def collect_images(self, *, host: str, params: Mapping[str, object], identity: Identity) -> list[Command]:
+        """See web.actions."""
+        now = self._means.clock.now()
+        return await self._means.store.write(
+            lambda tables: imaging.collect(tables, self._means, host, params, identity=identity, now=now)
+        )
 
     async def quarantine(self, environment: str, *, reason: str, identity: Identity) -> Environment:
         """Take it out of use until a person cleans it; whoever has it loses it."""
@@ -199,7 +255,7 @@ class Operating:
         def step(tables: Tables) -> Environment:
             row = need(tables.environments, environment, "environment")
             shut = environments.move(
-                replace(row, lease="", held_by="", hold_ttl=None, hold_until=None),
+                replace(row, lease="", held_by="", hold_ttl=None, hold_until=None, wants_saving=False),
                 environments.Signal.QUARANTINE,
                 now=now,
                 reason=why,
@@ -391,6 +447,14 @@ def _check_holder(environment: Environment, identity: Identity) -> None:
     """Only who holds an environment, or wants to, may change that, or an operator."""
     if environment.held_by not in ("", identity.name) and identity.role is not Role.OPERATOR:
         raise Refused(f"environment {environment.id}: it is held by {environment.held_by}")
+
+
+def _check_hold(environment: Environment, pool: Pool | None, ttl: timedelta, *, disks: bool) -> None:
+    """What its pool allows, and whether it has disks at all."""
+    if disks and environment.spec is None:
+        raise Refused(f"environment {environment.id}: its machines are processes, without disks of their own")
+    if pool is not None and ttl > pool.hold.longest:
+        raise Refused(f"environment {environment.id}: pool {pool.name} holds for at most {spell(pool.hold.longest)}")
 
 
 def _manual_event(tables: Tables, round: rounds.Round, run: Run, identity: Identity, *, now: datetime) -> Event:

@@ -81,7 +81,7 @@ def ask(tables: Tables, means: Means, typed: str, wish: Wish, *, identity: Ident
     agent = agent_of(tables, typed)
     known = tables.commands.find(wish.id)
     if known is not None:
-        return Ordered(command=_same(known, agent, wish, identity), is_new=False)
+        return Ordered(command=same(known, agent, wish, identity), is_new=False)
     environment = _place(tables, agent)
     _check_right(tables, agent, environment, wish.method, identity)
     _check_offered(agent, wish.method)
@@ -107,7 +107,7 @@ def ask(tables: Tables, means: Means, typed: str, wish: Wish, *, identity: Ident
     return Ordered(command=made, is_new=True)
 
 
-def _same(known: Command, agent: Agent, wish: Wish, identity: Identity) -> Command:
+def same(known: Command, agent: Agent, wish: Wish, identity: Identity) -> Command:
     """The command of an id that was asked before; Refused if something else was asked under it."""
     is_theirs = known.agent == agent.id and known.by == identity.name
     asked = {name: value for name, value in known.params.items() if not known.environment or name not in FILLED_IN}

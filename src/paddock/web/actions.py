@@ -1,5 +1,6 @@
 """What the routes ask the engine to do; reading needs nobody, it goes to the store."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
@@ -26,8 +27,13 @@ class Actions(Protocol):
     async def identify(self, secret: str) -> Identity:
         """Whose secret it is, from memory. `Refused` for one that is unknown, expired or revoked."""
 
-    async def acquire(self, *, pool: str, holder: str, owner: str, ttl: timedelta, wait: timedelta | None) -> Lease:
-        """A new lease, granted if it was possible at once or within `wait`; queued otherwise; impossible says why."""
+    async def acquire(
+        self, *, pool: str, holder: str, owner: str, ttl: timedelta | None, wait: timedelta | None
+    ) -> Lease:
+        """A new lease, granted if it was possible at once or within `wait`; queued otherwise; impossible says why.
+
+        Without a ttl it gets its pool's.
+        """
 
     async def renew(self, lease: str, *, fence: int, ttl: timedelta | None, identity: Identity) -> Lease: ...
 
@@ -39,7 +45,27 @@ class Actions(Protocol):
     async def why(self, lease: str) -> WhyLease:
         """What a queued lease waits for. For a lease that does not wait, says so."""
 
-    async def hold(self, environment: str, *, ttl: timedelta, identity: Identity) -> Environment: ...
+    async def hold(self, environment: str, *, ttl: timedelta, disks: bool = False, identity: Identity) -> Environment:
+        """Keep it for a person; `disks`: only copies of its disks, its machines are let go."""
+
+    async def fork(
+        self, environment: str, *, holder: str, ttl: timedelta | None, wait: timedelta | None, identity: Identity
+    ) -> Lease:
+        """A lease of a new environment, booted from the disks that this one saved."""
+
+    async def press(
+        self, environment: str, machine: str, wish: Wish, *, fence: int | None, identity: Identity
+    ) -> Ordered:
+        """Power, console, keys, screen of a machine, for who has it: a command of its host's agent.
+
+        `Stale` for a fence that is over.
+        """
+
+    async def build_image(self, name: str, *, host: str, identity: Identity) -> None:
+        """Have an image built, or built anew; without a host wherever it is, or may be needed."""
+
+    async def collect_images(self, *, host: str, params: Mapping[str, object], identity: Identity) -> list[Command]:
+        """Have hosts remove layers that nobody needs; one command a host."""
 
     async def release_environment(self, environment: str, *, identity: Identity) -> Environment: ...
 

@@ -1,7 +1,7 @@
 """The JSON API under /api/v1: answers are shapes, refusals come from one table."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -10,10 +10,16 @@ from starlette.responses import PlainTextResponse
 
 from paddock.core import environment, event, lease, report, run
 from paddock.core.access import Role
+from paddock.core.capacity import Room
 from paddock.core.command import OPEN as OPEN_COMMANDS
+from paddock.core.configuration import HostSettings
 from paddock.core.errors import Broken, Conflict, Missing, NotAllowed, NotOffered, PaddockError, Refused, Stale
+from paddock.core.host import Host
+from paddock.core.image import chain, recipe
 from paddock.engine import noting
+from paddock.engine.booking import SKILL, room_of
 from paddock.engine.ordering import agent_of
+from paddock.ports import Tables
 from paddock.web import telling
 from paddock.web.kit import one_liner
 from paddock.web.logs import Stream
@@ -38,6 +44,7 @@ CODES: tuple[tuple[type[PaddockError], int, str], ...] = (
 
 LONGEST_WAIT = 60.0
 LONGEST_TTL = 604_800.0
+LONGEST_HOLD = 2_592_000.0
 _PIECE = 1024 * 1024
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@:+-]*$", max_length=200)]
@@ -205,7 +212,9 @@ class Api:
 
     async def hold(self, request: Request, id: Id, wanted: shapes.HoldEnvironment) -> shapes.Environment:
         """Keep a leased environment for a person."""
-        row = await self._site.actions.hold(id, ttl=seconds(wanted.ttl), identity=identity_of(request))
+        row = await self._site.actions.hold(
+            id, ttl=seconds(wanted.ttl, most=LONGEST_HOLD), disks=wanted.disks, identity=identity_of(request)
+        )
         return telling.of_environment(row)
 
     async def release_environment(self, request: Request, id: Id) -> shapes.Environment:
@@ -214,7 +223,7 @@ class Api:
 
     async def quarantine(self, request: Request, id: Id, because: shapes.Because) -> shapes.Environment:
         """Set an environment aside until a person has looked."""
-        reason = _line(because.reason)
+        reason = line(because.reason)
         return telling.of_environment(
             await self._site.actions.quarantine(id, reason=reason, identity=identity_of(request))
         )
@@ -225,17 +234,32 @@ class Api:
 
     async def hosts(self) -> shapes.Hosts:
         """All hosts."""
-        rows = await self._site.store.read(lambda tables: tables.hosts.where())
-        return shapes.Hosts(items=tuple(telling.of_host(row) for row in rows))
+        hosts = self._site.configuration().hosts
+        told = await self._site.store.read(
+            lambda tables: tuple(telling.of_host(row, _room(tables, row, hosts)) for row in tables.hosts.where())
+        )
+        return shapes.Hosts(items=told)
 
     async def host(self, id: Id) -> shapes.HostDetail:
         """One host and the environments it carries."""
-        return await self._site.store.read(
-            lambda tables: telling.of_host_detail(
-                need(tables.hosts, id, "host"),
+        configuration = self._site.configuration()
+
+        def look(tables: Tables) -> shapes.HostDetail:
+            row = need(tables.hosts, id, "host")
+            recipes = {name: recipe(chain(configuration.images, name)) for name in configuration.images}
+            return telling.of_host_detail(
+                row,
                 [row for row in tables.environments.where(host=id) if row.state is not environment.State.GONE],
+                room=_room(tables, row, configuration.hosts),
+                images=[
+                    telling.of_host_image(
+                        each, is_current=each.serves and recipe(each.serving) == recipes.get(each.image)
+                    )
+                    for each in tables.images.where(host=id)
+                ],
             )
-        )
+
+        return await self._site.store.read(look)
 
     async def drain_host(self, request: Request, id: Id) -> shapes.Host:
         """Nothing new is lent on this host; what it carries stays."""
@@ -308,7 +332,7 @@ class Api:
 
     async def cancel(self, request: Request, id: Id, because: shapes.Because) -> shapes.Run:
         """End a run early; its `after` steps and its collection still happen."""
-        reason = _line(because.reason)
+        reason = line(because.reason)
         row = await self._site.actions.cancel(id, identity=identity_of(request), reason=reason)
         return telling.of_run(row, public_url=self._site.public_url)
 
@@ -430,8 +454,8 @@ class Api:
     async def make_token(self, request: Request, wanted: shapes.NewToken) -> shapes.MadeToken:
         """Make a token; this answer is the only one that holds its secret."""
         if wanted.role not in (Role.LAB, Role.PERSON, Role.OPERATOR):
-            raise BadInput(f"role: {_line(wanted.role)!r} is none of lab, person, operator")
-        name = _line(wanted.name, most=64)
+            raise BadInput(f"role: {line(wanted.role)!r} is none of lab, person, operator")
+        name = line(wanted.name, most=64)
         if not name or not all(letter.isalnum() or letter in "._@-" for letter in name) or not name.isascii():
             raise BadInput("name: it is not made of letters, digits, and ._@-")
         secret = await self._site.actions.make_token(
@@ -449,7 +473,7 @@ class Api:
     async def enrol(self, request: Request, wanted: shapes.NewEnrolment) -> shapes.MadeEnrolment:
         """Make a code with which one agent may join as a host."""
         ttl = seconds(wanted.ttl)
-        host = _line(wanted.host)
+        host = line(wanted.host)
         code = await self._site.actions.enrolment(host=host, ttl=ttl, identity=identity_of(request))
         command = one_liner(self._site.public_url, self._site.kit.pins, code)
         return shapes.MadeEnrolment(host=host, code=code, ttl=ttl.total_seconds(), command=command)
@@ -457,6 +481,12 @@ class Api:
     async def drain(self, request: Request) -> shapes.Drain:
         """Start no new run from now on; what is still under way."""
         return await self._site.actions.drain(identity=identity_of(request))
+
+
+def _room(tables: Tables, row: Host, configured: Mapping[str, HostSettings]) -> Room | None:
+    """What is booked on a host; None where nothing is."""
+    settings = configured.get(row.id)
+    return room_of(tables, settings) if settings is not None and SKILL in settings.skills else None
 
 
 def _given(**equal: Any) -> dict[str, Any]:
@@ -469,7 +499,7 @@ def _next(rows: list[Any], limit: int) -> str | None:
     return rows[limit - 1].id if len(rows) > limit else None
 
 
-def _line(text: str, *, most: int = 500) -> str:
+def line(text: str, *, most: int = 500) -> str:
     """A short text of a person; `BadInput` for control characters and for novels."""
     if len(text) > most or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
         raise BadInput(f"text: it is not one line of at most {most} characters")

@@ -25,9 +25,11 @@ from paddock.web.description import described
 from paddock.web.door import Door
 from paddock.web.enrolling import Enrolling
 from paddock.web.figures import Figures
+from paddock.web.images import Images
 from paddock.web.kit import Kit
 from paddock.web.live import Feed, Tail
 from paddock.web.logs import Logs
+from paddock.web.machines import Machines
 from paddock.web.orders import Orders
 from paddock.web.pages import Pages
 from paddock.web.site import Site
@@ -87,6 +89,8 @@ def create_app(
     )
     Api(site).mount(app)
     Orders(site).mount(app)
+    Machines(site).mount(app)
+    Images(site).mount(app)
     streams = Streams(site)
     agents_own = Agents(site, streams)
     agents_own.mount(app)

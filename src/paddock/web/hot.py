@@ -65,7 +65,7 @@ class Hot:
             wanted = read(await body_of(receive), scope, _ACQUIRED)
             pool = _text(wanted, "pool")
             holder = _text(wanted, "holder", "") or identity.name
-            ttl = _seconds(wanted, "ttl", 3600.0, 1.0, LONGEST_TTL)
+            ttl = None if wanted.get("ttl") is None else _seconds(wanted, "ttl", 3600.0, 1.0, LONGEST_TTL)
             wait = _seconds(wanted, "wait", 0.0, 0.0, LONGEST_WAIT)
         except ValueError as exc:
             return await _refuse(send, 422, Problem(code="bad_input", message=str(exc)))
@@ -74,7 +74,7 @@ class Hot:
                 pool=pool,
                 holder=holder,
                 owner=identity.name,
-                ttl=timedelta(seconds=ttl),
+                ttl=None if ttl is None else timedelta(seconds=ttl),
                 wait=timedelta(seconds=wait) if wait else None,
             )
         except PaddockError as exc:
@@ -127,6 +127,7 @@ def _told(row: Lease) -> bytes:
             "deadline": None if row.deadline is None else iso(row.deadline),
             "ended": None if row.ended is None else iso(row.ended),
             "reason": row.reason,
+            "fork_of": row.fork_of,
         }
     ).encode()
 

@@ -154,12 +154,17 @@ class Orders:
         return telling.of_order(row)
 
 
-def _wish(wanted: shapes.OrderCommand) -> Wish:
+def check_id(id: str | None) -> None:
+    """`BadInput` for the id of a command that cannot be one."""
     # An empty one is a mistake of whoever asks, who would ask again with it: each time another command.
-    if wanted.id is not None and not _ID.fullmatch(wanted.id):
+    if id is not None and not _ID.fullmatch(id):
         raise BadInput(
             f"id: it is not 1 to {LONGEST_ID} letters, digits and _.@:+- beginning with one of the first two"
         )
+
+
+def _wish(wanted: shapes.OrderCommand) -> Wish:
+    check_id(wanted.id)
     if not _METHOD.fullmatch(wanted.method):
         raise BadInput("method: it is no name of a method, like script.run")
     try:

@@ -3,8 +3,24 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from paddock.core import agent, alert, command, environment, event, history, host, lease, queue, report, results, run
+from paddock.core import (
+    agent,
+    alert,
+    command,
+    environment,
+    event,
+    history,
+    host,
+    image,
+    lease,
+    machine,
+    queue,
+    report,
+    results,
+    run,
+)
 from paddock.core.access import Token
+from paddock.core.capacity import Room
 from paddock.core.round import Round
 from paddock.engine import noting
 from paddock.web.spelling import iso
@@ -31,6 +47,7 @@ def of_lease(row: lease.Lease) -> shapes.Lease:
         deadline=moment(row.deadline),
         ended=moment(row.ended),
         reason=row.reason,
+        fork_of=row.fork_of,
     )
 
 
@@ -69,15 +86,59 @@ def _environment_fields(row: environment.Environment) -> dict[str, object]:
         "since": iso(row.since),
         "fence": row.fence,
         "lease": row.lease,
-        "machines": tuple(
-            shapes.Machine(name=each.name, agent=each.agent, address=each.address) for each in row.machines
-        ),
+        "machines": tuple(of_machine(row, place) for place in range(len(row.machines))),
         "held_by": row.held_by,
         "hold_until": moment(row.hold_until),
         "retiring": row.retiring,
         "reason": row.reason,
         "created": moment(row.created),
+        "size": None if row.size is None else of_size(row.size),
+        "fork_of": row.fork_of,
+        "saving": row.wants_saving,
     }
+
+
+def of_size(size: machine.Size) -> shapes.Size:
+    return shapes.Size(memory=size.memory, vcpus=size.vcpus, disk=size.disk)
+
+
+def of_machine(row: environment.Environment, place: int) -> shapes.Machine:
+    """The `place`th machine of an environment; what a virtual one is made of comes from what was booked."""
+    each, spec = row.machines[place], row.spec
+    if spec is None:
+        return shapes.Machine(name=each.name, agent=each.agent, address=each.address)
+    made = spec.machines[place]
+    cards = machine.nics(row.id, each.name, place, made.nets, spec.networks)
+    return shapes.Machine(
+        name=each.name,
+        agent=each.agent,
+        address=each.address,
+        addresses=each.addresses,
+        image=made.image,
+        digest=spec.images.get(made.image, ""),
+        memory=made.memory,
+        vcpus=made.vcpus,
+        disks=made.disks,
+        nics=tuple(shapes.Nic(network=card.network, mac=card.mac, address=card.address) for card in cards),
+        display=made.display,
+        start=each.start,
+        why=each.why,
+        host_key=each.host_key,
+    )
+
+
+def of_networks(spec: environment.Spec | None) -> tuple[shapes.Network, ...]:
+    return tuple(
+        shapes.Network(
+            name=each.name,
+            subnet="" if each.bridge else str(machine.subnet(each, place)),
+            latency=each.latency.total_seconds(),
+            loss=each.loss,
+            rate=each.rate,
+            bridge=each.bridge,
+        )
+        for place, each in enumerate(spec.networks if spec is not None else ())
+    )
 
 
 def of_environment(row: environment.Environment) -> shapes.Environment:
@@ -88,10 +149,15 @@ def of_environment_detail(
     row: environment.Environment, steps: Sequence[history.Transition]
 ) -> shapes.EnvironmentDetail:
     told = tuple(of_transition(step) for step in steps)
-    return shapes.EnvironmentDetail(**_environment_fields(row), history=told)  # type: ignore[arg-type]
+    return shapes.EnvironmentDetail(
+        **_environment_fields(row),  # type: ignore[arg-type]
+        history=told,
+        networks=of_networks(row.spec),
+        egress=row.spec.egress if row.spec is not None else (),
+    )
 
 
-def _host_fields(row: host.Host) -> dict[str, object]:
+def _host_fields(row: host.Host, room: Room | None) -> dict[str, object]:
     return {
         "name": row.id,
         "state": row.state.value,
@@ -100,16 +166,61 @@ def _host_fields(row: host.Host) -> dict[str, object]:
         "skills": row.skills,
         "drained_by": row.drained_by,
         "reason": row.reason,
+        "labels": room.labels if room is not None else (),
+        "capacity": of_size(room.whole) if room is not None and room.whole is not None else None,
+        "booked": of_size(room.booked) if room is not None else None,
     }
 
 
-def of_host(row: host.Host) -> shapes.Host:
-    return shapes.Host(**_host_fields(row))  # type: ignore[arg-type]
+def of_host(row: host.Host, room: Room | None = None) -> shapes.Host:
+    """`room`: what is booked on it, where something can be."""
+    return shapes.Host(**_host_fields(row, room))  # type: ignore[arg-type]
 
 
-def of_host_detail(row: host.Host, carried: Sequence[environment.Environment]) -> shapes.HostDetail:
+def of_host_detail(
+    row: host.Host,
+    carried: Sequence[environment.Environment],
+    *,
+    room: Room | None = None,
+    images: Sequence[shapes.HostImage] = (),
+) -> shapes.HostDetail:
     told = tuple(of_environment(each) for each in carried)
-    return shapes.HostDetail(**_host_fields(row), environments=told)  # type: ignore[arg-type]
+    return shapes.HostDetail(**_host_fields(row, room), environments=told, images=tuple(images))  # type: ignore[arg-type]
+
+
+def of_host_image(
+    row: image.HostImage, *, is_current: bool, percent: float | None = None, eta: float | None = None
+) -> shapes.HostImage:
+    """`percent`, `eta`: of the build that is under way."""
+    return shapes.HostImage(
+        id=row.id,
+        image=row.image,
+        host=row.host,
+        state=row.state.value,
+        since=iso(row.since),
+        serves=row.serves,
+        current=is_current,
+        digest=row.digest,
+        bytes=row.bytes,
+        apparent=row.apparent,
+        built=moment(row.built),
+        layers=tuple(
+            shapes.Layer(
+                digest=layer.digest,
+                image=layer.image,
+                script=layer.script,
+                bytes=layer.bytes,
+                seconds=layer.seconds,
+                built=moment(layer.built),
+            )
+            for layer in row.layers
+        ),
+        attempts=row.attempts,
+        reason=row.reason,
+        again=moment(image.again(row)),
+        percent=percent,
+        eta=eta,
+    )
 
 
 def stream_of(row: command.Command) -> str:

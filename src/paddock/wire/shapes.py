@@ -38,8 +38,8 @@ class AcquireLease:
     """POST /leases."""
 
     pool: str
-    ttl: float = 3600.0
-    """Seconds until it expires unless renewed; 1 to 604800."""
+    ttl: float | None = None
+    """Seconds until it expires unless renewed; 1 to 604800. Null: what the pool says, or 3600."""
     holder: str = ""
     """Who asks, for a person; empty: the token's name."""
     wait: float = 0.0
@@ -80,6 +80,8 @@ class Lease:
     deadline: str | None
     ended: str | None
     reason: str
+    fork_of: str = ""
+    """The environment whose saved disks it wants, brought up again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +120,67 @@ class Transition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    name: str
-    agent: str
+class Size:
+    """What something takes of a host, or what a host has: bytes, count, bytes."""
+
+    memory: int
+    vcpus: int
+    disk: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nic:
+    """A network card. Its network is empty where it is connected to nothing, its address where it has none."""
+
+    network: str
+    mac: str
     address: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class Network:
+    """A private network of an environment. Latency in seconds, loss from 0 to 1, rate in bytes a second; 0: none."""
+
+    name: str
+    subnet: str
+    latency: float = 0.0
+    loss: float = 0.0
+    rate: int = 0
+    bridge: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What follows the address is a virtual machine's; without an image it is a process on its host."""
+
+    name: str
+    agent: str
+    address: str
+    addresses: tuple[str, ...] = ()
+    """Of its cards, in their order."""
+    image: str = ""
+    digest: str = ""
+    """Of the image as it was built, where its disk comes from."""
+    memory: int = 0
+    vcpus: int = 0
+    disks: tuple[int, ...] = ()
+    """Sizes of its blank disks."""
+    nics: tuple[Nic, ...] = ()
+    display: bool = False
+    start: str = ""
+    """How it came to life: fork | boot."""
+    why: str = ""
+    """Why it was booted although a fork was wanted."""
+    host_key: str = ""
+    """Its public ssh host key."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
-    """requested | building | ready | leased | held | dirty | cleaning | broken | quarantined | gone."""
+    """requested | building | ready | leased | held | saving | saved | dirty | cleaning | broken | quarantined | gone.
+
+    A saved one has no machines any more, only copies of their disks.
+    """
 
     id: str
     pool: str
@@ -141,11 +195,20 @@ class Environment:
     retiring: bool
     reason: str
     created: str | None
+    size: Size | None = None
+    """What is booked of its host for it; null where its machines are processes."""
+    fork_of: str = ""
+    """The environment from whose saved disks it was made."""
+    saving: bool = False
+    """Whether its disks are going to be kept once it is held, and its machines let go."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentDetail(Environment):
     history: tuple[Transition, ...]
+    networks: tuple[Network, ...] = ()
+    egress: tuple[str, ...] = ()
+    """What its machines may reach outside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +222,63 @@ class HoldEnvironment:
     """POST /environments/{id}/hold."""
 
     ttl: float = 3600.0
+    disks: bool = False
+    """Keep copies of its disks and let its machines go, once it is held; `fork` brings them up again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkEnvironment:
+    """POST /environments/{id}/fork: a lease of a new environment, booted cold from the disks that this one saved."""
+
+    ttl: float | None = None
+    """Like a lease's."""
+    holder: str = ""
+    wait: float = 0.0
+    """Seconds to wait for it, at most 60; the lease stays queued after it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerMachine:
+    """POST /environments/{id}/machines/{machine}/power."""
+
+    action: str
+    """on | off (as in a power cut) | shutdown (as one asks for it) | reset."""
+    boot: tuple[str, ...] = ()
+    """Boot order from now on: disk, network; empty: as it is."""
+    fence: int | None = None
+    """The fence under which whoever asks holds it: refused as stale where it is over. Null: the present one."""
+    id: str | None = None
+    """Names the command, as in POST /agents/{id}/commands. So in the next three."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowConsole:
+    """POST /environments/{id}/machines/{machine}/console: its serial line as the command's output, until cancelled."""
+
+    offset: int = 0
+    """Begin at this byte of it."""
+    seconds: float | None = None
+    """Ends it by itself."""
+    fence: int | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeMachine:
+    """POST /environments/{id}/machines/{machine}/type: say something on its serial line."""
+
+    data: str
+    """Base64, at most 4 KiB of bytes."""
+    fence: int | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScreenshotMachine:
+    """POST /environments/{id}/machines/{machine}/screenshot: the command's result is {png: base64, at}."""
+
+    fence: int | None = None
+    id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,11 +299,105 @@ class Host:
     skills: tuple[str, ...]
     drained_by: str
     reason: str
+    labels: tuple[str, ...] = ()
+    capacity: Size | None = None
+    """What may be booked on it in all, its overcommit included; null where nothing is booked, or not known yet."""
+    booked: Size | None = None
+    """By environments and images, and by what builds them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One layer of an image that was built."""
+
+    digest: str
+    image: str
+    script: str
+    """Empty: a base, the agent put in, or a larger disk."""
+    bytes: int
+    seconds: float
+    built: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostImage:
+    """wanted | building | ready | failed. What served before goes on serving while it is not ready."""
+
+    id: str
+    """`IMAGE@HOST`."""
+    image: str
+    host: str
+    state: str
+    since: str
+    serves: bool
+    """Whether machines can be made from it now."""
+    current: bool
+    """Whether what serves is what is configured."""
+    digest: str
+    bytes: int
+    """What it takes of the host's disk."""
+    apparent: int
+    """The size of its disk, as a machine sees it."""
+    built: str | None
+    layers: tuple[Layer, ...]
+    attempts: int
+    reason: str
+    again: str | None
+    """When a failed one is tried again by itself."""
+    percent: float | None = None
+    eta: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image as configured, and where it is."""
+
+    name: str
+    parent: str
+    source: str
+    """Its url or path; empty for one with a parent."""
+    size: int
+    """Bytes of its disk as configured; 0: as large as what it is made from."""
+    scripts: tuple[str, ...]
+    recipe: str
+    """Named by the hash of all that it is made of, as far as the configuration says."""
+    pools: tuple[str, ...]
+    """Whose machines are made from it."""
+    hosts: tuple[HostImage, ...]
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    items: tuple[Image, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildImage:
+    """POST /images/{name}/build: build it, or build it anew although nothing that is configured changed."""
+
+    host: str = ""
+    """Empty: every host that has it; if none has, those that may carry one of its pools."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectImages:
+    """POST /images/collect: remove layers and templates that nobody needs. The commands' results say what went."""
+
+    host: str = ""
+    """Empty: every host that has images."""
+    unused: float | None = None
+    """Only what was not used for so many seconds."""
+    room: int | None = None
+    """The longest unused first, until so many bytes are free."""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostDetail(Host):
     environments: tuple[Environment, ...]
+    images: tuple[HostImage, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

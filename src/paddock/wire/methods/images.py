@@ -22,7 +22,7 @@ METHODS = (
                 doc="the image and all that it is made of, the one with a url or a path first",
             ),
         ),
-        result="{image, digest, bytes, layers: [{digest, image, script, bytes, seconds, built}]}",
+        result="{image, digest, bytes, apparent, layers: [{digest, image, script, bytes, seconds, built}]}",
     ),
     Method(
         name="image.list",

@@ -23,6 +23,7 @@ from paddock.core.errors import Conflict, Refused
 from paddock.core.event import Event
 from paddock.core.history import Transition
 from paddock.core.host import Host
+from paddock.core.image import HostImage
 from paddock.core.lease import Lease
 from paddock.core.report import Report
 from paddock.core.results import Results
@@ -257,6 +258,7 @@ class SqlTables:
         self.leases = rows("leases", Lease)
         self.environments = rows("environments", Environment)
         self.hosts = rows("hosts", Host)
+        self.images = rows("images", HostImage)
         self.agents = rows("agents", Agent)
         self.commands = rows("commands", Command)
         self.alerts = rows("alerts", Alert)

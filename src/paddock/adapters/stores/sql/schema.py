@@ -17,6 +17,7 @@ from paddock.core.environment import Environment
 from paddock.core.event import Event
 from paddock.core.history import Transition
 from paddock.core.host import Host
+from paddock.core.image import HostImage
 from paddock.core.lease import Lease
 from paddock.core.report import Report
 from paddock.core.results import Results
@@ -105,6 +106,7 @@ NOUNS: Mapping[str, type] = {
     "leases": Lease,
     "environments": Environment,
     "hosts": Host,
+    "images": HostImage,
     "agents": Agent,
     "commands": Command,
     "alerts": Alert,
@@ -125,6 +127,7 @@ INDEXES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "leases": (("state", "pool"), ("run",)),
     "environments": (("state", "pool"), ("host",)),
     "hosts": (("agent",),),
+    "images": (("host",), ("image",)),
     "agents": (("host",), ("environment",), ("token",)),
     "commands": (("agent", "state"), ("run",), ("environment",)),
     "alerts": (("agent", "state"), ("state",)),
