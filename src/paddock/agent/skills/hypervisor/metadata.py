@@ -1,0 +1,47 @@
+"""The metadata service of a host, as configured, and what it tells each machine about itself.
+
+Effects: none but reading the file of keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddock.agent.cables.shapes import Card, Facts
+from paddock.core.errors import Refused
+from paddock.core.machine import Nic
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """For images that ask who they are over HTTP, at 169.254.169.254, in the shape of EC2 or of OpenStack.
+
+    Guests of private networks are served in any case; `listen_addr` and `listen_port` are for those on a bridge of the
+    host, which reach the host itself.
+    """
+
+    listen_addr: str = ""
+    listen_port: int = 0
+    authorized_keys: Path | None = None
+    """A file of public keys that may log in to every machine, beside those of its lease."""
+    user_data: str = ""
+
+    def keys(self) -> tuple[str, ...]:
+        """The lines of the file. Refused, saying why, if it cannot be read."""
+        if self.authorized_keys is None:
+            return ()
+        try:
+            lines = self.authorized_keys.read_text("utf-8").splitlines()
+        except (OSError, ValueError) as exc:
+            raise Refused(f"{self.authorized_keys}: {exc}", hint="a file with a public key a line") from exc
+        return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
+
+    def facts(self, name: str, machine: str, nics: Sequence[Nic], keys: Sequence[str]) -> Facts:
+        """What a machine is told: its uniform name, host name, cards, keys of its lease and of the host."""
+        return Facts(
+            name=name,
+            hostname=machine,
+            cards=tuple(Card(mac=nic.mac.lower(), address=nic.address) for nic in nics),
+            keys=tuple(dict.fromkeys([*keys, *self.keys()])),
+            user_data=self.user_data,
+        )

@@ -1,0 +1,1 @@
+"""Networks of environments: joined without root by switches of ours, or with root by bridges."""
