@@ -108,6 +108,25 @@ ELSEWHERE = {
     ),
     "origin.moved": "../agent/test_copy.py::test_a_copy_that_dies_while_it_begins_anew_goes_on_at_the_next_start",
     **dict.fromkeys(
+        (
+            *("hypervisor.qemu_starting", "hypervisor.qemu_started", "hypervisor.qemu_noted"),
+            "hypervisor.qemu_up",
+        ),
+        "../agent/hypervisor/test_driver_crashes.py::test_a_start_that_was_cut_short_is_made_whole_by_the_next_one",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.qemu_ended", "hypervisor.qemu_off"),
+        "../agent/hypervisor/test_driver_crashes.py::test_an_end_that_was_cut_short_is_an_end",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.sealing", "hypervisor.sealed", "hypervisor.templated"),
+        "../agent/hypervisor/test_driver_crashes.py::test_a_freeze_that_was_cut_short_leaves_a_whole_template_or_none",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.helper_starting", "hypervisor.helper_started"),
+        "../agent/hypervisor/test_driver_crashes.py::test_an_errand_that_was_cut_short_is_found_and_run_again",
+    ),
+    **dict.fromkeys(
         ("token.saved", "token.told", "token.accepted"),
         "../agent/test_connection.py::test_an_agent_that_dies_while_it_changes_its_token_is_never_locked_out",
     ),

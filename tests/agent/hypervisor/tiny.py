@@ -1,8 +1,9 @@
 """A tiny guest for tests of drivers: it answers lines on its channel, one second after its start.
 
 `count` counts what it has been asked since it booted, `store WORD` and `stored` use its first disk, `disks` lists
-them with their serials, `cards` looks at its bus again and lists addresses, `seed FILE` reads the disk `cidata`, `say
-WORD` writes to its console, `uuid` is its firmware's, `reboot` and `off` do so.
+them with their serials, `cards` looks at its bus again and lists addresses, `seed FILE` reads the disk `cidata`,
+`label` is what that is called, `say WORD` writes to its console, `heard` reads from it, `uuid` is its firmware's,
+`cpus` counts processors, `reboot` and `off` do so.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ until [ -e /dev/vport0p1 ] || [ -e /dev/vport1p1 ] || [ -e /dev/vport2p1 ]; do s
 port=$(ls /dev/vport?p1)
 echo "tiny is up" > /dev/console
 count=0
+seed_drive() { echo /dev/$(grep -lx cidata /sys/block/vd*/serial | cut -d/ -f4)1; }
 answer() {
     case $1 in
     count) count=$((count + 1)); echo $count ;;
@@ -35,8 +37,8 @@ answer() {
     stored) echo $(head -n 1 /dev/vda) ;;
     disks) for disk in /sys/block/vd*; do echo -n "$(cat $disk/serial)=$(cat $disk/size) "; done; echo ;;
     cards) echo 1 > /sys/bus/pci/rescan; echo $(cat /sys/class/net/e*/address) ;;
-    seed) disk=$(grep -lx cidata /sys/block/vd*/serial | cut -d/ -f4)
-          mount -t vfat -o ro /dev/${disk}1 /mnt && echo $(blkid /dev/${disk}1) $(cat /mnt/$2); umount /mnt ;;
+    seed) mount -t vfat -o ro $(seed_drive) /mnt && echo $(cat /mnt/$2); umount /mnt ;;
+    label) echo $(dd if=$(seed_drive) bs=1 skip=43 count=11 2>/dev/null) ;;
     say) echo "$2" > /dev/console; echo said ;;
     heard) read -r line < /dev/ttyS0; echo "$line" ;;
     uuid) cat /sys/class/dmi/id/product_uuid ;;

@@ -19,6 +19,8 @@ from paddock.core.errors import Broken
 from paddock.hands import faults
 
 MEMORY = 256 << 20
+LIMIT = timedelta(minutes=1)
+"""For what takes two seconds."""
 CMDLINE = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"
 """A kernel that panics ends the machine: nobody waits for it to the limit."""
 _WORD = re.compile(r"^helper: (done|refused: (.*?))\s*$", re.MULTILINE)
@@ -62,7 +64,7 @@ async def run(
     name: str,
     directory: Path,
     disks: Iterable[Disk] = (),
-    limit: timedelta,
+    limit: timedelta = LIMIT,
     boot: Callable[[Plan], Awaitable[None]] | None = None,
 ) -> None:
     """Run it to its end. Broken with its own words if it refuses, or if it does not end in time."""
@@ -79,10 +81,10 @@ async def run(
         cmdline=CMDLINE,
     )
     try:
-        faults.at("hypervisor.errands_starting")
+        faults.at("hypervisor.helper_starting")
         async with asyncio.timeout(limit.total_seconds()):
             await (boot or driver.boot)(plan)
-            faults.at("hypervisor.errands_started")
+            faults.at("hypervisor.helper_started")
             await driver.wait_off(plan)
         _check(name, await asyncio.to_thread(_said, directory))
     except TimeoutError as exc:

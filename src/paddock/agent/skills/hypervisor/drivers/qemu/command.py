@@ -16,8 +16,8 @@ from paddock.core.errors import Refused
 
 MIB = 1 << 20
 PROGRAM = "qemu-system-x86_64"
-MACHINE = "pc"
-"""The oldest and plainest of QEMU's machines: its start takes as long as that of the others, its kernel's less."""
+MACHINE = "q35"
+"""A fork that looks at its bus again has its cards within 0.2 s; with the older `pc` it takes twice as long."""
 PORT = "org.paddock.0"
 SEED = "cidata"
 MEMORY = "memory"
@@ -25,12 +25,16 @@ MEMORY = "memory"
 
 _SCREEN, _CHANCE, _SERIAL, _SEED, _GENERATION = 2, 3, 4, 5, 6
 _DISKS = range(7, 16)
-_CARDS = range(16, 32)
+_CARDS = range(16, 31)
 _TRANSLATED = 128
 """MiB of translated code. With QEMU's own 1 GiB, what one boot left makes the next take three times as long."""
 _TRANSLATED_IN_FORK = 32
 """It runs what is warm; what it translates is memory of its own."""
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="
+_SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
+_ALONE = ",elevateprivileges=deny,spawn=deny"
+"""For a machine whose cards start no program. One that does is put into a session of its own, which the sandbox takes
+for an attempt to rise; no process below may gain privileges in any case.
+"""
 _BOOTED_FROM = {"disk", "network"}
 
 
@@ -85,7 +89,7 @@ def command(plan: Plan, start: Start) -> list[str]:
         *(PROGRAM, "-name", plan.name, "-uuid", start.uuid),
         *_machine(plan, start),
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-sandbox", _SANDBOX + ("allow" if any(_runs_programs(card) for card in plan.cards) else "deny")),
+        *("-sandbox", _SANDBOX + ("" if any(_runs_programs(card) for card in plan.cards) else _ALONE)),
         *_lines(start),
         *_kernel(plan),
         *(word for option in _devices(plan) for word in option),
@@ -197,8 +201,8 @@ def _turn(plan: Plan, source: str) -> int:
 
 
 def _runs_programs(card: Card) -> bool:
-    """Whether its far end starts a program for each connection."""
-    return "guestfwd=" in card.netdev and "-cmd:" in card.netdev
+    """Whether its far end starts a program: one for each connection, or one that opens it."""
+    return ("guestfwd=" in card.netdev and "-cmd:" in card.netdev) or "helper=" in card.netdev
 
 
 def _from(plan: Plan, path: Path) -> str:
