@@ -36,9 +36,12 @@ ALLOWED = {
         "concurrent.futures",
         "getpass",
         "grp",
+        "http.client",
         "importlib",
+        "lzma",
         "sqlite3",
         "traceback",
+        "urllib.error",
         "urllib.request",
         "zipfile",
     }

@@ -60,6 +60,20 @@ ELSEWHERE = {
         ("hypervisor.volume_made", "hypervisor.volume_named"),
         "../agent/hypervisor/test_disks_contract.py::test_a_kill_at_each_step_leaves_a_whole_volume_or_none",
     ),
+    **dict.fromkeys(
+        (
+            *("hypervisor.image_downloading", "hypervisor.image_downloaded", "hypervisor.image_taken"),
+            *("hypervisor.image_sealing", "hypervisor.image_recorded", "hypervisor.image_sealed"),
+            *("hypervisor.image_cloned", "hypervisor.image_booting", "hypervisor.image_booted"),
+            *("hypervisor.image_changed", "hypervisor.image_off"),
+        ),
+        "../agent/hypervisor/test_image_crashes.py::"
+        "test_a_kill_while_an_image_is_built_is_made_up_for_by_the_next_start",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.image_pushed_aside", "hypervisor.template_pushed_aside"),
+        "../agent/hypervisor/test_image_crashes.py::test_a_kill_while_something_is_collected_leaves_no_half_of_it",
+    ),
     "gerrit.heard": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
     "gerrit.stored": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",
     "gerrit.sending": "test_14_forge_over_ssh.py::test_a_kill_while_a_gerrit_is_heard_or_told_reports_once",

@@ -25,26 +25,31 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._is_set = False
+        self._told = threading.Event()
         self._heard: Callable[[], None] | None = None
 
     def set(self) -> None:
         """The work is to end. Again is no harm."""
         with self._lock:
-            self._is_set = True
+            self._told.set()
             if self._heard is not None:
                 self._heard()
 
     def check(self) -> None:
         """Broken if the work is to end. Nobody reads it: who waited was cancelled."""
-        if self._is_set:
+        if self._told.is_set():
             raise Broken("this work: was stopped")
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while. Broken at once if the work is to end."""
+        self._told.wait(seconds)
+        self.check()
 
     def attend(self, heard: Callable[[], None] | None) -> None:
         """Call this when told to end, at once if that was already; None: nothing any more."""
         with self._lock:
             self._heard = heard
-            if self._is_set and heard is not None:
+            if self._told.is_set() and heard is not None:
                 heard()
 
     def run(self, *argv: str, package: str = "") -> None:

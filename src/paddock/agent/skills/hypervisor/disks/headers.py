@@ -66,6 +66,16 @@ def read_file(path: Path) -> Header:
         return read(file.read(_HEAD.size + _VERSION_3.size), path.name)
 
 
+def backing(path: Path) -> str:
+    """What an overlay of ours lies on; nothing if it stands alone."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD.size + _VERSION_3.size)
+        read(head, path.name)
+        offset, length = _HEAD.unpack_from(head)[2:4]
+        file.seek(offset)
+        return os.fsdecode(file.read(min(length, _MOST_BACKING))) if offset else ""
+
+
 def harmless(path: Path, *, most: int = MOST_SIZE) -> Header:
     """The header of a stranger's file. Refused if it names another file, whose content a machine would then read."""
     header = read_file(path)
