@@ -198,7 +198,7 @@ def test_projects_keep_the_order_and_the_line_of_each_job():
         ("- a: [", "paddock.yaml:1:7  not YAML: "),
         ("- host: {name: a, name: b}", 'paddock.yaml:1:19  key "name" stands here twice, first in line 1'),
         ("- host: !!python/object:os.system {name: a}", "paddock.yaml:1:9  "),
-        ("- host: {name: local, skills: [lcoal]}", 'skills[0] "lcoal" is not local, the only choice (did you mean'),
+        ("- host: {name: local, skills: [lcoal]}", 'skills[0] "lcoal" is not one of local, hypervisor (did you mean'),
         ("- host: {name: local, skills: local}", 'host local: skills "local" is not a list: put it into [ ]'),
         ("- host: {name: [], skills: [local]}", "paddock.yaml:1:16  host: name a list is not text"),
         ("- host: {name: 7, skills: [local]}", "host: name 7 is not text: put it into quotes"),

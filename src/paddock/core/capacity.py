@@ -77,11 +77,15 @@ def booked(environments: Iterable[Environment], images: Iterable[HostImage]) -> 
     for environment in environments:
         if environment.state is not State.GONE and environment.size is not None:
             total += environment.size
+    layers: dict[str, int] = {}
     for image in images:
-        total += Size(disk=image.bytes)
+        # Images share layers: each is there once.
+        layers |= {layer.digest: layer.bytes for layer in image.layers}
+        if not image.layers:
+            total += Size(disk=image.bytes)
         if image.state is ImageState.BUILDING:
             total += build_size(image.chain)
-    return total
+    return total + Size(disk=sum(layers.values()))
 
 
 def reserved(images: Iterable[HostImage], whole: Size | None) -> Size:

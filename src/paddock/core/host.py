@@ -62,4 +62,6 @@ class Host:
     reason: str = ""
     capacity: Size | None = None
     """What its agent says that machines may have of it; None: it has not said."""
+    listing: str = ""
+    """The command by which its agent is asked what it carries, until that is answered."""
     version: int = 0

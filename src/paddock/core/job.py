@@ -43,6 +43,28 @@ class Script:
     interpreter: str = "/bin/sh -e"
 
 
+class StepKind(StrEnum):
+    """What a step does to its machines."""
+
+    SCRIPT = "script"
+    REBOOT = "reboot"
+    """They boot anew; it has ended when their agents say hello under new boot ids."""
+    KEXEC = "kexec"
+    """The same, into another kernel, past firmware and boot loader."""
+    POWER = "power"
+    """Their buttons are pressed by who carries them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kexec:
+    """The kernel that a machine goes on with: files of the machine itself."""
+
+    kernel: str
+    initrd: str = ""
+    cmdline: str = ""
+    """Empty: the one that runs now."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One script on some machines at once; the next step starts when it has ended on all of them."""
@@ -55,6 +77,19 @@ class Step:
     env: Mapping[str, str] = field(default_factory=dict)
     background: bool = False
     """Started and left running while the next steps run; ended after `main`."""
+    kind: StepKind = StepKind.SCRIPT
+    power: str = ""
+    """on, off, shutdown or reset."""
+    boot: tuple[str, ...] = ()
+    """With `power`: the boot order from then on; empty: as it is."""
+    kexec: Kexec | None = None
+    within: timedelta = timedelta(minutes=10)
+    """How long machines may take to go down and come back, within the limit of the phase."""
+
+    @property
+    def ends_boot(self) -> bool:
+        """Whether its machines come back under new boot ids."""
+        return self.kind in (StepKind.REBOOT, StepKind.KEXEC) or self.power in ("on", "reset")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from paddock.core import access
 from paddock.core import command as commands
 from paddock.core import environment as environments
+from paddock.core import upkeep
 from paddock.core.agent import Agent, Kind
 from paddock.core.command import Command
 from paddock.core.environment import Environment
@@ -247,7 +248,10 @@ def is_live(tables: Tables, command: Command) -> bool:
     if not command.environment:
         return True
     environment: Environment | None = tables.environments.find(command.environment)
-    return environment is not None and environment.fence == command.fence
+    if environment is None:
+        # Of an environment that we do not know, or no longer: a host has to destroy what nobody owns.
+        return command.method == upkeep.DESTROY and not command.by
+    return environment.fence == command.fence
 
 
 def greet_nobody(tables: Tables, *, now: datetime) -> None:

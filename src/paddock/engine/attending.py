@@ -3,6 +3,7 @@
 Effects: idempotent (one transaction a pass, on rows alone)
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,10 +12,13 @@ from paddock.core import environment as environments
 from paddock.core import host as hosts
 from paddock.core import lease as leases
 from paddock.core.agent import Agent, Kind
+from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.host import Host
+from paddock.core.machine import Size
 from paddock.core.run import Verdict
-from paddock.engine import leasing
+from paddock.engine import leasing, reconciling
+from paddock.engine.booking import SKILL
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, fail, move, record
 from paddock.engine.planning import give_up
@@ -30,7 +34,13 @@ class Attending:
         self._means = means
 
     def wakes(self, touched: Touched) -> bool:
-        return isinstance(touched.row, Agent) and touched.row.kind is Kind.HOST
+        match touched.row:
+            case Agent(kind=Kind.HOST):
+                return True
+            case Command(method=reconciling.LIST, is_open=False):
+                return True
+            case _:
+                return False
 
     async def step(self, now: datetime) -> datetime | None:
         return await self._means.store.write(lambda tables: self._pass(tables, now))
@@ -47,9 +57,13 @@ class Attending:
     def _attend(self, tables: Tables, host: Host, *, now: datetime) -> datetime | None:
         """Move one host to where its agent is; when to look again."""
         agent = tables.agents.find(host.agent) if host.agent else None
+        host = _believe(tables, host, agent)
         if agent is not None and agent.is_connected:
             if host.state in (hosts.State.JOINING, hosts.State.OFFLINE, hosts.State.LOST):
-                arrive(tables, host, now=now)
+                host = arrive(tables, host, now=now)
+                if self._carries_machines(host):
+                    host = reconciling.take_stock(tables, self._means, host, now=now)
+            self._reconcile(tables, host, now=now)
             return None
         if host.state in (hosts.State.ONLINE, hosts.State.DRAINING):
             host = _step(tables, host, hosts.Signal.LEAVE, now=now, reason="its agent is away")
@@ -60,6 +74,32 @@ class Attending:
             return lost_at
         lose(tables, host, now=now)
         return None
+
+
+    def _carries_machines(self, host: Host) -> bool:
+        settings = self._means.configuration().hosts.get(host.id)
+        return settings is not None and SKILL in settings.skills
+
+    def _reconcile(self, tables: Tables, host: Host, *, now: datetime) -> None:
+        """What nobody owns is destroyed; what lacks a machine cannot be used on."""
+        if not host.listing:
+            return
+        host, lacking = reconciling.settle(tables, self._means, host, now=now)
+        for environment in lacking:
+            reason = f"host {host.id} came back without all of its machines"
+            break_down(tables, environment, now=now, reason=reason, verdict=Verdict.ERROR)
+
+
+def _believe(tables: Tables, host: Host, agent: Agent | None) -> Host:
+    """What its agent said in its last hello that there is."""
+    told = agent.facts.get("capacity") if agent is not None else None
+    if not isinstance(told, Mapping):
+        return host
+    memory, vcpus, disk = (told.get(name) for name in ("memory", "vcpus", "disk"))
+    if not (isinstance(memory, int) and isinstance(vcpus, int) and isinstance(disk, int)):
+        return host
+    capacity = Size(memory=memory, vcpus=vcpus, disk=disk)
+    return host if capacity == host.capacity else tables.hosts.swap(host, replace(host, capacity=capacity))
 
 
 def arrive(tables: Tables, host: Host, *, now: datetime) -> Host:

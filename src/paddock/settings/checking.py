@@ -1,79 +1,29 @@
 """What one item says about others: names that are used are defined, rules are kept."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterator
 
 from paddock.core.job import NOOP
-from paddock.settings import scalars, shapes
+from paddock.settings import scalars, shapes, virtual
 from paddock.settings.marks import Path
-from paddock.settings.problems import show, suggest
-
-S = TypeVar("S", bound=shapes.Shape)
-
-Finding = tuple[Path, str]
-"""A place below an item, and the fact."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One item of the list whose shape is right."""
-
-    index: int
-    """Its place in the file's list, from 0."""
-    kind: str
-    title: str
-    """`job dsvm`, as messages name it."""
-    shape: shapes.Shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class Names:
-    """What the file defines, items that are not valid included: one mistake is told once."""
-
-    hosts: frozenset[str]
-    environments: frozenset[str]
-    scripts: frozenset[str]
-    jobs: frozenset[str]
-    forges: frozenset[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """All valid items by kind and name, for the checks that look at several."""
-
-    names: Names
-    items: Sequence[Item]
-
-    def of(self, kind: type[S]) -> list[S]:
-        return [item.shape for item in self.items if isinstance(item.shape, kind)]
-
-    def environment(self, name: str) -> shapes.Environment | None:
-        return next((one for one in self.of(shapes.Environment) if one.name == name), None)
-
-    def projects_of(self, job: str) -> list[shapes.Project]:
-        return [one for one in self.of(shapes.Project) if job in (*one.jobs, *one.non_voting_jobs)]
-
-    def forges_of(self, project: shapes.Project) -> list[shapes.Triggers]:
-        """The forges whose changes reach a project."""
-        return [one for one in self.of(shapes.Triggers) if project.forge in (None, one.name)]
+from paddock.settings.problems import show
+from paddock.settings.scene import Finding, Item, Scene, check_name, check_unique, spell
 
 
 def check_names(item: Item, scene: Scene) -> Iterator[Finding]:
     """Every name that an item uses and nobody defines."""
     match item.shape:
-        case shapes.Environment() as environment:
-            yield from _check_name(("host",), "host", environment.host, scene.names.hosts)
+        case shapes.Environment() | shapes.Image() as shape:
+            yield from virtual.check_names(shape, scene)
         case shapes.Job() as job:
-            yield from _check_name(("environment",), "environment", job.environment, scene.names.environments)
+            yield from check_name(("environment",), "environment", job.environment, scene.names.environments)
             environment_of_job = scene.environment(job.environment)
             for path, step in _steps(job):
                 yield from _check_names_of_step(path, step, environment_of_job, scene)
         case shapes.Project() as project:
             for path, name in _jobs(project):
-                yield from _check_name(path, "job", name, scene.names.jobs | {NOOP.name})
+                yield from check_name(path, "job", name, scene.names.jobs | {NOOP.name})
             if project.forge is not None:
-                yield from _check_name(("forge",), "forge", project.forge, scene.names.forges)
+                yield from check_name(("forge",), "forge", project.forge, scene.names.forges)
 
 
 def check_rules(item: Item, scene: Scene) -> Iterator[Finding]:
@@ -81,14 +31,18 @@ def check_rules(item: Item, scene: Scene) -> Iterator[Finding]:
     match item.shape:
         case shapes.Server() as server:
             yield from _check_server(server)
+        case shapes.Host() as host:
+            yield from virtual.check_host(host)
+        case shapes.Image() as image:
+            yield from virtual.check_image(image, scene)
         case shapes.Environment() as environment:
-            yield from _check_environment(environment)
+            yield from _check_environment(environment, scene)
         case shapes.Job() as job:
             yield from _check_job(job, scene)
         case shapes.Project() as project:
             if not (project.jobs or project.non_voting_jobs):
                 yield (), "has no jobs"
-            yield from _check_unique("job", _jobs(project))
+            yield from check_unique("job", _jobs(project))
 
 
 def _steps(job: shapes.Job) -> Iterator[tuple[Path, shapes.Step]]:
@@ -107,16 +61,11 @@ def _check_names_of_step(
     path: Path, step: shapes.Step, environment: shapes.Environment | None, scene: Scene
 ) -> Iterator[Finding]:
     if step.script is not None:
-        yield from _check_name((*path, "script"), "script", step.script, scene.names.scripts)
+        yield from check_name((*path, "script"), "script", step.script, scene.names.scripts)
     if environment is not None:
-        machines = frozenset(machine.name for machine in environment.machines)
+        machines = frozenset(one.name for one in virtual.expanded(environment))
         for index, name in enumerate(step.on or ()):
-            yield from _check_name((*path, "on", index), f"machine of {environment.name}", name, machines)
-
-
-def _check_name(path: Path, what: str, name: str, known: frozenset[str]) -> Iterator[Finding]:
-    if name not in known:
-        yield path, f"{spell(path)}: no {what} {show(name)}{suggest(name, known)}"
+            yield from check_name((*path, "on", index), f"machine of {environment.name}", name, machines)
 
 
 def _check_server(server: shapes.Server) -> Iterator[Finding]:
@@ -127,9 +76,8 @@ def _check_server(server: shapes.Server) -> Iterator[Finding]:
         )
 
 
-def _check_environment(environment: shapes.Environment) -> Iterator[Finding]:
-    machines = environment.machines
-    yield from _check_unique("machine", [(("machines", index, "name"), one.name) for index, one in enumerate(machines)])
+def _check_environment(environment: shapes.Environment, scene: Scene) -> Iterator[Finding]:
+    yield from virtual.check_environment(environment, scene)
     if environment.min_ready > environment.max:
         yield ("min-ready",), f"min-ready {environment.min_ready} is more than max {environment.max}"
 
@@ -137,34 +85,64 @@ def _check_environment(environment: shapes.Environment) -> Iterator[Finding]:
 def _check_job(job: shapes.Job, scene: Scene) -> Iterator[Finding]:
     if job.name == NOOP.name:
         yield ("name",), f"name {show(job.name)} is built in"
+    environment = scene.environment(job.environment)
+    is_virtual = environment is not None and any(machine.image is not None for machine in environment.machines)
     for path, step in _steps(job):
         yield from _check_step(path, step)
+        if environment is not None and not is_virtual:
+            yield from _check_boots(path, step)
     yield from _check_trust(job, scene)
     yield from _check_sources(job, scene)
 
 
+_BOOTS = ("reboot", "kexec", "power")
+
+
 def _check_step(path: Path, step: shapes.Step) -> Iterator[Finding]:
-    if (step.script is None) == (step.run is None):
-        yield path, f"{spell(path)} wants either `script` or `run`"
+    given = [key for key in ("script", "run", *_BOOTS) if getattr(step, key) not in (None, False)]
+    if len(given) != 1:
+        is_usual = set(given) <= {"script", "run"}
+        what = "either `script` or `run`" if is_usual else f"one of {', '.join(f'`{key}`' for key in given)}"
+        yield path, f"{spell(path)} wants {what}"
+    elif given[0] in _BOOTS:
+        for key in ("env", "background", "interpreter"):
+            if getattr(step, key):
+                yield (*path, key), f"{spell((*path, key))}: {given[0]} runs no script that it would be for"
+    else:
+        for key in ("boot", "within"):
+            if getattr(step, key):
+                yield (*path, key), f"{spell((*path, key))} goes with `reboot`, `kexec` or `power`"
+    if step.boot and step.power is None and given and given[0] in _BOOTS:
+        yield (*path, "boot"), f"{spell((*path, 'boot'))} goes with `power`"
     if step.script is not None and step.interpreter is not None:
         yield (*path, "interpreter"), f"{spell((*path, 'interpreter'))} is the script's own to say"
     if step.background and path[0] == "after":
         yield (*path, "background"), f"{spell((*path, 'background'))}: nothing comes after `after` that it could serve"
-    yield from _check_unique("machine", [((*path, "on", index), name) for index, name in enumerate(step.on or ())])
+    yield from check_unique("machine", [((*path, "on", index), name) for index, name in enumerate(step.on or ())])
+
+
+def _check_boots(path: Path, step: shapes.Step) -> Iterator[Finding]:
+    for key in _BOOTS:
+        if getattr(step, key):
+            yield (*path, key), f"{spell((*path, key))}: machines without an image share their host's kernel and power"
 
 
 def _check_trust(job: shapes.Job, scene: Scene) -> Iterator[Finding]:
     """Whatever a stranger pushes would run as the host's own user."""
     environment = scene.environment(job.environment)
-    if job.trusted or environment is None:
+    if job.trusted or environment is None or virtual.is_isolated(environment, scene):
         return
     fed = [project for project in scene.projects_of(job.name) if scene.forges_of(project)]
     if fed:
         yield (
             ("environment",),
-            f"environment {show(environment.name)} has no isolation (host {environment.host}), and project "
-            f"{fed[0].name} lets a forge's changes into it: say `trusted: true` if they may",
+            f"environment {show(environment.name)} has no isolation (host {_carriers(environment, scene)}), and "
+            f"project {fed[0].name} lets a forge's changes into it: say `trusted: true` if they may",
         )
+
+
+def _carriers(environment: shapes.Environment, scene: Scene) -> str:
+    return environment.host or ", ".join(host.name for host in virtual.carriers(environment, scene)) or "unknown"
 
 
 def _check_sources(job: shapes.Job, scene: Scene) -> Iterator[Finding]:
@@ -172,19 +150,3 @@ def _check_sources(job: shapes.Job, scene: Scene) -> Iterator[Finding]:
     lacking = [forge.name for forge in forges if forge.sources is None]
     if job.sources and lacking:
         yield ("sources",), f"sources wants to know where from: give forge {lacking[0]} a `sources` address"
-
-
-def _check_unique(what: str, names: Iterable[tuple[Path, str]]) -> Iterator[Finding]:
-    seen: set[str] = set()
-    for path, name in names:
-        if name in seen:
-            yield path, f"{spell(path)}: {what} {show(name)} is listed twice"
-        seen.add(name)
-
-
-def spell(path: Path) -> str:
-    """`steps[0].on[1]`, as a message names a field."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

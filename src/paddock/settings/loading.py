@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from paddock.core.configuration import Configuration
 from paddock.core.errors import Broken, Missing
 from paddock.settings import marks, shapes
-from paddock.settings.checking import Finding, Item, Names, Scene, check_names, check_rules
+from paddock.settings.checking import check_names, check_rules
 from paddock.settings.marks import Document, Path, Value
 from paddock.settings.problems import Invalid, Mark, Problem, show, suggest
+from paddock.settings.scene import Finding, Item, Names, Scene
 from paddock.settings.translation import translate
 from paddock.settings.wording import without, word
 
@@ -49,7 +50,7 @@ def load(path: FilePath) -> Loaded:
 def read(text: str, *, name: str = "paddock.yaml", directory: FilePath) -> Loaded:
     """Check the text of a settings file called `name`; `Invalid` with every problem if it is not right."""
     document = marks.read(text)
-    reading = _Reading(document, name)
+    reading = _Reading(document, name, directory)
     items = reading.items()
     if reading.problems:
         raise Invalid(name, sorted(reading.problems, key=lambda problem: (problem.mark, problem.message)))
@@ -89,9 +90,10 @@ class _Raw:
 class _Reading:
     """Collects the problems of one document on the way to its items."""
 
-    def __init__(self, document: Document, name: str) -> None:
+    def __init__(self, document: Document, name: str, directory: FilePath) -> None:
         self._document = document
         self._name = name
+        self._directory = directory
         self.problems: list[Problem] = []
         self._maimed: list[Item] = []
 
@@ -102,7 +104,7 @@ class _Reading:
         raws = list(self._raws())
         self._check_twice(raws)
         items = [item for raw in raws if (item := self._validate(raw)) is not None]
-        scene = Scene(names=_names(raws), items=items)
+        scene = Scene(names=_names(raws), items=items, directory=self._directory)
         for item in items:
             self._say_findings(item, check_names(item, scene))
             self._say_findings(item, check_rules(item, scene))
@@ -177,6 +179,7 @@ def _names(raws: list[_Raw]) -> Names:
 
     return Names(
         hosts=of("host"),
+        images=of("image"),
         environments=of("environment"),
         scripts=of("script"),
         jobs=of("job"),

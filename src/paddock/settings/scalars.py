@@ -12,6 +12,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from paddock.core.egress import Egress
+from paddock.core.errors import Refused
 from paddock.core.variables import PREFIX
 from paddock.settings.problems import show
 
@@ -210,6 +212,81 @@ def _variable(value: object) -> str:
     return text
 
 
+def _latency(value: object) -> timedelta:
+    """`20ms`, or a duration of whole seconds; at most ten of them."""
+    found = re.fullmatch(r"([0-9]{1,5})ms", value) if isinstance(value, str) else None
+    try:
+        latency = timedelta(milliseconds=int(found[1])) if found else parse_duration(value)
+    except ValueError:
+        raise ValueError(f"{show(value)} is not a latency like 20ms or 1s") from None
+    if latency > timedelta(seconds=10):
+        raise ValueError(f"{value} is more than 10s")
+    return latency
+
+
+def _loss(value: object) -> float:
+    """`5%`, or a share like `0.05`."""
+    text = value if isinstance(value, str) else str(value) if value in (0, 1) and not isinstance(value, bool) else ""
+    found = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)(%?)", text)
+    share = float(found[1]) / (100 if found[2] else 1) if found else 2.0
+    if share > 1:
+        raise ValueError(f"{show(value)} is not a share like 5% or 0.05")
+    return share
+
+
+def parse_factor(value: object) -> float:
+    """How many times of something: a whole number, or text like `1.5`; `ValueError` with the fact otherwise."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,3})?", text) or not 0.1 <= float(text) <= 100:
+        raise ValueError(f"{show(value)} is not a number from 0.1 to 100, like 2 or 1.5")
+    return float(text)
+
+
+def _mac(value: object) -> str:
+    text = _text(value).lower()
+    if not re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", text):
+        raise ValueError(f"{show(value)} is not a MAC address like 52:54:00:12:34:56")
+    if int(text[:2], 16) & 1 or text == "00:00:00:00:00:00":
+        raise ValueError(f"{show(value)} is a group address: no card has it as its own")
+    return text
+
+
+def _subnet(value: object) -> str:
+    text = _text(value)
+    try:
+        found = ipaddress.IPv4Network(text)
+    except ValueError:
+        raise ValueError(f"{show(value)} is not an IPv4 network like 192.168.80.0/24") from None
+    if not 8 <= found.prefixlen <= 28:
+        raise ValueError(f"{show(value)}: its prefix is not between /8 and /28")
+    if found.is_loopback or found.is_multicast or found.is_link_local or found.is_unspecified or found.is_reserved:
+        raise ValueError(f"{show(value)} is not a network for machines")
+    return str(found)
+
+
+def _egress(value: object) -> str:
+    text = _text(value)
+    try:
+        Egress.read([text])
+    except Refused as exc:
+        raise ValueError(exc.message + (f" ({exc.hint})" if exc.hint else "")) from None
+    return text
+
+
+def _absolute(value: object) -> str:
+    text = _text(value)
+    if not text.startswith("/") or ".." in text.split("/") or not text.isprintable() or text.endswith("/"):
+        raise ValueError(f"{show(value)} is not an absolute path of a file")
+    return text
+
+
+def _download(value: object) -> str:
+    text = _text(value)
+    if not re.fullmatch(r"https?://[^\s/?#@]+/\S+", text):
+        raise ValueError(f"{show(value)} is not an http or https address of a file")
+    return text
+
+
 _DURATION = {"type": ["string", "integer"], "pattern": "^[0-9]+[smhd]$"}
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -252,3 +329,18 @@ OneOrMany = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
+Sha256 = Annotated[
+    str,
+    BeforeValidator(_matching(r"[0-9a-f]{64}", "is not a SHA-256: 64 digits of 0-9 and a-f")),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
+]
+Download = Annotated[str, BeforeValidator(_download)]
+Absolute = Annotated[str, BeforeValidator(_absolute)]
+Latency = Annotated[
+    timedelta, BeforeValidator(_latency), WithJsonSchema({"type": ["string", "integer"], "pattern": "^[0-9]+(ms|s)$"})
+]
+Loss = Annotated[float, BeforeValidator(_loss), WithJsonSchema({"type": ["string", "integer"]})]
+Factor = Annotated[float, BeforeValidator(parse_factor), WithJsonSchema({"type": ["string", "integer"]})]
+Mac = Annotated[str, BeforeValidator(_mac)]
+Subnet = Annotated[str, BeforeValidator(_subnet)]
+Door = Annotated[str, BeforeValidator(_egress)]

@@ -15,12 +15,14 @@ from paddock.core.configuration import (
     Server,
     Ssh,
 )
-from paddock.core.environment import Pool, Reset
-from paddock.core.job import NOOP, Job, Limits, Phase, Script, Sizes, Step
+from paddock.core.environment import Hold, Pool, Reset
+from paddock.core.image import Image
+from paddock.core.job import NOOP, Job, Kexec, Limits, Phase, Script, Sizes, Step, StepKind
+from paddock.core.machine import Start
 from paddock.core.report import Vote
-from paddock.settings import shapes
-from paddock.settings.checking import Item
+from paddock.settings import making, shapes, virtual
 from paddock.settings.marks import Path
+from paddock.settings.scene import NOTHING, Item, Scene
 
 S = TypeVar("S", bound=shapes.Shape)
 Where = Callable[[Path], str]
@@ -36,6 +38,7 @@ def translate(
         server=translation.server(),
         forges=translation.forges(),
         hosts=translation.hosts(),
+        images=translation.images(),
         pools=translation.pools(),
         jobs={NOOP.name: NOOP, **translation.jobs()},
         projects=translation.projects(),
@@ -141,34 +144,45 @@ class _Translation:
         )
 
     def hosts(self) -> Mapping[str, HostSettings]:
+        return {given.name: making.host(given, where(())) for given, where in self._of(shapes.Host)}
+
+    def images(self) -> Mapping[str, Image]:
+        scripts, directory = self._scripts(), self._directory
         return {
-            given.name: HostSettings(
-                name=given.name, skills=tuple(given.skills), isolation=given.isolation != "none", where=where(())
-            )
-            for given, where in self._of(shapes.Host)
+            given.name: making.image(given, scripts, directory, where(())) for given, where in self._of(shapes.Image)
         }
 
     def pools(self) -> Mapping[str, Pool]:
-        isolated = {host.name: host.isolation for host in self.hosts().values()}
+        scene = Scene(names=NOTHING, items=self._items, directory=self._directory)
         return {
             given.name: Pool(
                 name=given.name,
-                host=given.host,
-                machines=tuple(machine.name for machine in given.machines),
+                host=given.host or "",
+                machines=tuple(one.name for one in virtual.expanded(given)),
                 max=given.max,
                 min_ready=given.min_ready,
                 reset=Reset(given.reset),
-                isolated=isolated.get(given.host, False),
+                isolated=virtual.is_isolated(given, scene),
                 where=where(()),
+                labels=tuple(given.labels),
+                settings=making.machines(given),
+                networks=tuple(making.network(network) for network in given.networks),
+                start=Start(given.start),
+                egress=tuple(given.egress),
+                ttl=given.ttl,
+                hold=Hold(longest=given.hold.longest, space=given.hold.space or 0),
             )
             for given, where in self._of(shapes.Environment)
         }
 
-    def jobs(self) -> Mapping[str, Job]:
-        scripts = {
+    def _scripts(self) -> Mapping[str, Script]:
+        return {
             given.name: Script(name=given.name, run=given.run, interpreter=given.interpreter)
             for given, _ in self._of(shapes.Script)
         }
+
+    def jobs(self) -> Mapping[str, Job]:
+        scripts = self._scripts()
         return {given.name: _job(given, scripts, where(())) for given, where in self._of(shapes.Job)}
 
     def projects(self) -> Sequence[Project]:
@@ -226,6 +240,8 @@ def _steps(given: Sequence[shapes.Step], phase: Phase, scripts: Mapping[str, Scr
 
 def _step(given: shapes.Step, fallback: str, scripts: Mapping[str, Script]) -> Step:
     """A script's text is copied into the step: a run keeps what it was planned with."""
+    if given.reboot or given.kexec is not None or given.power is not None:
+        return _boot(given)
     if given.script is not None:
         script = scripts[given.script]
     elif given.interpreter is not None:
@@ -239,4 +255,22 @@ def _step(given: shapes.Step, fallback: str, scripts: Mapping[str, Script]) -> S
         on=tuple(given.on or ()),
         env=dict(given.env),
         background=given.background,
+    )
+
+
+def _boot(given: shapes.Step) -> Step:
+    """A step that no script carries out: its machines go down, or come up."""
+    kind = StepKind.POWER if given.power else StepKind.KEXEC if given.kexec else StepKind.REBOOT
+    plain = Step(name="", run="")
+    return Step(
+        name=given.name or given.power or kind.value,
+        run="",
+        on=tuple(given.on or ()),
+        kind=kind,
+        power=given.power or "",
+        boot=tuple(given.boot),
+        kexec=None
+        if given.kexec is None
+        else Kexec(kernel=given.kexec.kernel, initrd=given.kexec.initrd or "", cmdline=given.kexec.cmdline or ""),
+        within=given.within or plain.within,
     )

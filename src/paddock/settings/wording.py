@@ -6,9 +6,9 @@ from typing import get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from paddock.settings.checking import Finding, spell
 from paddock.settings.marks import Path, Value
 from paddock.settings.problems import show, suggest
+from paddock.settings.scene import Finding, spell
 
 KEY = "[key]"
 """What the validator appends to a path where a mapping's key is wrong, not its value."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
+from paddock.core.machine import Size
 from paddock.wire import fields
 from paddock.wire.fields import BadParams, Fields
 from paddock.wire.framing import JSON
@@ -56,10 +57,12 @@ class Facts:
     arch: str = ""
     os: str = ""
     addresses: tuple[str, ...] = ()
+    capacity: Size | None = None
+    """What machines may have of a host in all; only an agent that makes them from images says so."""
 
     def params(self) -> dict[str, JSON]:
         """For the wire."""
-        return {
+        told: dict[str, JSON] = {
             "hostname": self.hostname,
             "cloud": self.cloud,
             "instance": self.instance,
@@ -67,6 +70,10 @@ class Facts:
             "os": self.os,
             "addresses": list(self.addresses),
         }
+        if self.capacity is not None:
+            has = self.capacity
+            told["capacity"] = {"memory": has.memory, "vcpus": has.vcpus, "disk": has.disk}
+        return told
 
     @classmethod
     def read(cls, value: JSON, path: str) -> Self:
@@ -79,6 +86,7 @@ class Facts:
             arch=found.maybe("arch", _word, ""),
             os=found.maybe("os", _word, ""),
             addresses=found.each("addresses", fields.name),
+            capacity=found.maybe("capacity", _size, None),
         )
 
 
@@ -418,6 +426,15 @@ class Status:
 
 def _without_nones(**values: JSON) -> dict[str, JSON]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _size(value: JSON, path: str) -> Size:
+    found = Fields(value, path)
+    return Size(
+        memory=found.need("memory", fields.integer),
+        vcpus=found.need("vcpus", fields.integer),
+        disk=found.need("disk", fields.integer),
+    )
 
 
 def _word(value: JSON, path: str) -> str:

@@ -8,7 +8,7 @@ _SECRET = Param(name="token", kind=Kind.NAME, doc="the agent's token; absent fro
 _MESSAGE = Param(name="msg", kind=Kind.TEXT, required=True, most=64 * KIB, doc="for a person")
 _TIME = Param(name="time", kind=Kind.MOMENT, required=True, doc="when, by the agent's clock")
 _DETAILS = Param(name="fields", kind=Kind.OBJECT, doc="more about it")
-_FACTS = Param(name="facts", kind=Kind.OBJECT, required=True, doc="{hostname, cloud, instance, arch, os, addresses[]}")
+_FACTS = Param(name="facts", kind=Kind.OBJECT, required=True, doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}}")
 
 METHODS = (
     Method(
@@ -168,6 +168,17 @@ METHODS = (
             Param(name="times", kind=Kind.LIST, of=Kind.ANY, doc="[offset, moment]: when it was written"),
         ),
         result="{offset}: everything below it is safe on the server",
+    ),
+    Method(
+        name="parked",
+        caption="A machine without an identity waits for its `wake`. To its host alone: a server refuses it.",
+        toward=Toward.SERVER,
+        effect=Effect.READ,
+        role=Role.ANYONE,
+        params=(
+            Param(name="software", kind=Kind.NAME, doc="name and version of the agent"),
+            Param(name="boot_id", kind=Kind.NAME, doc="the kernel's"),
+        ),
     ),
     Method(
         name="park",

@@ -34,10 +34,10 @@ def _memory() -> int:
 
 
 def _disk(layout: Layout) -> int:
-    """What is free, and what machines have of it already: that is booked."""
+    """What is free, and what images and machines have of it already: that is booked."""
     place = next(one for one in (layout.root, *layout.root.parents) if one.exists())
     found = os.statvfs(place)
-    taken = sum(_taken(directory) for directory in (layout.machines, layout.saved))
+    taken = sum(_taken(directory) for directory in (layout.images, layout.machines, layout.saved))
     return int(found.f_bavail * found.f_frsize * _SHARE) + taken
 
 
