@@ -43,7 +43,8 @@ WHOLE = f"""\
 - environment:
     name: cloud
     machines:
-      - {{name: controller, image: devstack, memory: 4GiB, vcpus: 2, disks: [10GiB], nets: [private, {{}}], display: true}}
+      - {{name: controller, image: devstack, memory: 4GiB, vcpus: 2, disks: [10GiB], nets: [private, {{}}],
+         display: true}}
       - {{name: node, image: tiny, count: 3, nets: [{{network: private}}, outside], boot: [network, disk]}}
     networks:
       - {{name: private, subnet: 10.1.0.0/24, latency: 20ms, loss: 5%, rate: 1MiB}}
@@ -241,7 +242,7 @@ def with_machines(rest: str) -> str:
         ("machines: [{name: a, image: i}], networks: [{name: n, subnet: 10.0.0.0/30}]", "is not between /8 and /28"),
         ("machines: [{name: a, image: i}], networks: [{name: n, subnet: 127.0.0.0/24}]", "not a network for machines"),
         (
-            "machines: [{name: a, image: i}], networks: [{name: n, subnet: 10.0.0.0/16}, {name: m, subnet: 10.0.1.0/24}]",
+            "networks: [{name: n, subnet: 10.0.0.0/16}, {name: m, subnet: 10.0.1.0/24}], machines: [{name: a, image: i}]",
             "networks[1].subnet: 10.0.1.0/24 overlaps 10.0.0.0/16 of network n",
         ),
         (
@@ -263,7 +264,7 @@ def with_machines(rest: str) -> str:
         ),
         ("machines: [{name: a, image: i}], networks: [{name: n, latency: 20}]", "20 is not a latency like 20ms"),
         ("machines: [{name: a, image: i}], networks: [{name: n, loss: 200%}]", '"200%" is not a share like 5%'),
-        ("machines: [{name: a, image: i}], egress: ['example.org']", '"example.org"'.strip('"')),
+        ("machines: [{name: a, image: i}], egress: ['example.org']", "environment e: egress[0] "),
         ("machines: [{name: a, image: i}], reset: none", "reset none: machines that are made of images"),
         ("machines: [{name: a, image: i}], labels: [x]", "labels: host h is named already"),
         ("machines: [{name: a, image: i}], ttl: 8d", "8d is not between 1s and 7d"),

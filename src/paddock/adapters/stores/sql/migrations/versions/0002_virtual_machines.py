@@ -46,4 +46,5 @@ def upgrade() -> None:
     op.add_column("environments", sa.Column("wants_saving", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("environments", sa.Column("has_saved", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("hosts", sa.Column("capacity", sa.Text(), nullable=True))
+    op.add_column("hosts", sa.Column("listing", sa.Text(), nullable=False, server_default=""))
     op.add_column("leases", sa.Column("fork_of", sa.Text(), nullable=False, server_default=""))
