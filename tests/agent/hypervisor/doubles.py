@@ -16,6 +16,8 @@ from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Usage
 from paddock.core.errors import Broken, Missing
 from paddock.core.image import Chain
 from paddock.core.machine import Nic
+from paddock.hands import links
+from paddock.hands.link import Link
 from paddock.wire import messages
 from paddock.wire.hello import Facts, Hello
 from paddock.wire.messages import Command
@@ -133,8 +135,11 @@ class Guests:
 
     @contextlib.asynccontextmanager
     async def inside(self, directory: Path) -> AsyncIterator["Guest"]:
-        """As `parts.inside`."""
+        """As `parts.Channels`."""
         yield Guest(self, directory)
+
+    async def reach(self, directory: Path) -> Link:
+        return await links.connect(f"serial:{directory / 'channel'}")
 
     async def live(self, start: Start) -> None:
         """What runs in a machine: once it is awake it says hello to whoever opens its channel."""

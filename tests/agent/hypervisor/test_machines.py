@@ -62,7 +62,7 @@ class Rig:
             driver=self.driver,
             networks=self.networks,
             images=self.images,
-            inside=self.guests.inside,
+            channels=self.guests,
         )
         carrying = Carrying(
             server=dialing.server((self.desk.url,), authorities=None, certificate=None, insecure=True),

@@ -32,7 +32,9 @@ MODULES: Mapping[str, str] = {
     "user": "paddock.agent.skills.users",
     "disk": "paddock.agent.skills.disks",
     "log": "paddock.agent.skills.logs",
+    "tunnel": "paddock.agent.skills.tunnel",
     "local": "paddock.agent.skills.local",
+    "hypervisor": "paddock.agent.skills.hypervisor",
 }
 """What Paddock itself brings."""
 
@@ -100,9 +102,15 @@ def usual(own: Iterable[str]) -> tuple[str, ...]:
     return (*own, *sorted(others))
 
 
+_CARRIERS = ("local", "hypervisor")
+"""Skills that make machines: `machine.build` can mean one of them only."""
+
+
 def known(names: Iterable[str]) -> dict[str, str]:
     """Where each of these skills is. Refused for one that nobody has; other packages are only asked for need."""
     wanted = tuple(names)
+    if set(_CARRIERS) <= set(wanted):
+        raise Refused(f"{', '.join(_CARRIERS)}: a host makes machines in one way", hint="leave one of them out")
     found = {name: MODULES[name] for name in wanted if name in MODULES}
     if len(found) < len(set(wanted)):
         others = installed()

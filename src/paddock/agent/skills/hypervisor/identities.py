@@ -5,6 +5,7 @@ Effects: none of its own; chance comes from the kernel of the host.
 
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from paddock.agent.skills.hypervisor.keys import Pair
@@ -18,7 +19,15 @@ NOBODY = "nobody"
 
 
 def of_machine(
-    *, environment: str, machine: str, fence: int, spec: MachineSpec, host: Pair, login: Pair, env: dict[str, str]
+    *,
+    environment: str,
+    machine: str,
+    fence: int,
+    spec: MachineSpec,
+    host: Pair,
+    login: Pair,
+    env: dict[str, str],
+    logins: Sequence[str] = (),
 ) -> Wake:
     """The identity of a machine of an environment."""
     return Wake(
@@ -32,7 +41,7 @@ def of_machine(
         time=datetime.now(UTC),
         entropy=os.urandom(_ENTROPY),
         host_keys={"ssh_host_ed25519_key": host.private, "ssh_host_ed25519_key.pub": f"{host.public}\n"},
-        authorized_keys=(login.public,),
+        authorized_keys=(login.public, *logins),
         login_key=login.private,
         macs=tuple(nic.mac for nic in spec.nics),
         addresses=tuple(nic.address for nic in spec.nics),

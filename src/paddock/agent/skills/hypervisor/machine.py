@@ -24,7 +24,7 @@ from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.core.errors import Broken, PaddockError
 from paddock.core.image import kernel_of
 from paddock.core.machine import Start
-from paddock.hands import faults, links
+from paddock.hands import faults
 from paddock.hands.link import Link
 from paddock.wire.specs import MachineSpec
 
@@ -114,7 +114,7 @@ class Machine:
 
     async def _wake(self, host: "asyncio.Task[Pair]", login: Pair, *, limit: timedelta) -> None:
         known = self.record
-        async with self._parts.inside(self.directory) as guest:
+        async with self._parts.channels.inside(self.directory) as guest:
             await guest.parked(BOOT_LIMIT)
             wake = identities.of_machine(
                 environment=known.environment,
@@ -123,9 +123,11 @@ class Machine:
                 spec=self.spec,
                 host=await host,
                 login=login,
-                env=dict(self._parts.proxy(known.environment)),
+                env=dict(self._parts.variables(known.environment)),
+                logins=self._parts.logins,
             )
             await guest.wake(wake, limit)
+        await self._parts.tell(known.environment, known.machine, wake.authorized_keys)
         faults.at("hypervisor.woken")
 
     def _settle(self, start: Start, host: Pair, *, why: str) -> None:
@@ -233,7 +235,7 @@ class Machine:
 
     async def _reach(self) -> Link:
         await self._awake.wait()
-        return await links.connect(f"serial:{self.directory / 'channel'}")
+        return await self._parts.channels.reach(self.directory)
 
     def _fields(self) -> dict[str, str]:
         return {"environment": self.record.environment, "machine": self.record.machine}

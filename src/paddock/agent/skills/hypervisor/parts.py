@@ -3,7 +3,7 @@
 Effects: none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +13,7 @@ from typing import Protocol
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.ports import Disks, Driver, Networks
 from paddock.core.image import Chain
+from paddock.hands.link import Link
 from paddock.wire.specs import Wake
 
 
@@ -42,8 +43,18 @@ class Images(Protocol):
         """Where a layer's volume is."""
 
 
-Inside = Callable[[Path], AbstractAsyncContextManager[Guest]]
-"""Opens the channel of the machine in this directory, for as long as the block runs."""
+class Channels(Protocol):
+    """The channels of this host's machines. Real: inside.Channels."""
+
+    def inside(self, directory: Path) -> AbstractAsyncContextManager[Guest]:
+        """The agent in the machine of this directory, to be asked while the block runs."""
+
+    async def reach(self, directory: Path) -> Link:
+        """A link for a relay: where the machine was woken just now, or a new session."""
+
+
+async def _nobody(environment: str, machine: str, keys: Sequence[str]) -> None:
+    """Nobody serves metadata here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +66,10 @@ class Parts:
     driver: Driver
     networks: Networks
     images: Images
-    inside: Inside
-    proxy: Callable[[str], Mapping[str, str]] = lambda _: {}
-    """The variables that lead an environment's guests to the outside; none where it has no egress."""
+    channels: Channels
+    variables: Callable[[str], Mapping[str, str]] = lambda _: {}
+    """What leads an environment's guests to the outside; nothing where it has no egress."""
+    tell: Callable[[str, str, Sequence[str]], Awaitable[None]] = _nobody
+    """Let whoever serves a machine's metadata know the public keys of its lease."""
+    logins: Sequence[str] = ()
+    """Public keys that may log in to every machine of this host."""

@@ -100,7 +100,7 @@ class Templates:
             await parts.disks.clone(parts.images.volume(layer), making / VOLUME, blank=spec.disks)
             plan = await self._plan(name, making, spec)
             await parts.driver.boot(plan)
-            async with parts.inside(making) as guest:
+            async with parts.channels.inside(making) as guest:
                 await guest.parked(BOOT_LIMIT)
                 await guest.wake(identities.of_nobody("template"), WAKE_LIMIT)
                 for script in _warm_ups(spec):

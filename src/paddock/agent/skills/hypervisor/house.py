@@ -1,0 +1,118 @@
+"""Puts the skill together: what the host is told to use, found, checked, and given to who works with it.
+
+Effects: none of its own; the directories of the skill are made.
+"""
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from paddock.agent.channel import Carrying
+from paddock.agent.settings import Hypervisor
+from paddock.agent.skills.hypervisor import disks as kinds
+from paddock.agent.skills.hypervisor.booking import Bench
+from paddock.agent.skills.hypervisor.disks.files import Files
+from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
+from paddock.agent.skills.hypervisor.errands.putting import Helper
+from paddock.agent.skills.hypervisor.images import Images
+from paddock.agent.skills.hypervisor.images.building import Means
+from paddock.agent.skills.hypervisor.images.store import Store
+from paddock.agent.skills.hypervisor.inside import Channels
+from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.hypervisor.machines import Machines
+from paddock.agent.skills.hypervisor.metadata import Metadata
+from paddock.agent.skills.hypervisor.networks.rootless import Rootless
+from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.templates import Templates
+from paddock.agent.skills.skill import Deed, Place
+from paddock.core.errors import Broken, Refused
+
+
+def layout(place: Place) -> Layout:
+    """Where everything of this host's machines is."""
+    return Layout.of(place.hypervisor.storage or place.state / "hypervisor")
+
+
+@asynccontextmanager
+async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str, Deed]]:
+    """The deeds of the skill, while the block runs. Refused, with what to install, where machines cannot run."""
+    where = layout(place)
+    await asyncio.to_thread(_prepare, where)
+    chosen = place.hypervisor
+    disks = await _disks(chosen, where)
+    driver = Qemu(where.root, instance=where.instance, wanted=chosen.accel)
+    await driver.check()
+    channels = Channels()
+    async with AsyncExitStack() as stack:
+        networks = await stack.enter_async_context(_networks(chosen, where))
+        stack.push_async_callback(channels.close)
+        images = Images(
+            Means(
+                store=Store(where, disks),
+                driver=driver,
+                inside=channels.inside,
+                book=Bench().booked,
+                archive=archive,
+                helper=Helper(driver, disks, instance=where.instance, archive=archive),
+            )
+        )
+        await images.open()
+        stack.push_async_callback(images.close)
+        parts = Parts(
+            layout=where,
+            disks=disks,
+            driver=driver,
+            networks=networks,
+            images=images,
+            channels=channels,
+            variables=networks.variables,
+            tell=networks.tell,
+            logins=await asyncio.to_thread(_keys, chosen.authorized_keys),
+        )
+        machines = await stack.enter_async_context(Machines(parts, carrying=carrying, templates=Templates(parts)))
+        yield {**machines.methods(), **images.methods()}
+
+
+@functools.cache
+def archive() -> bytes:
+    """The agent as one file, as images get it: this very one, or what this installation makes of itself."""
+    from paddock.agent.bundle import bundled, bundling
+
+    found = bundled.program()
+    return found[1] if found is not None and found[0] == bundled.ARCHIVE else bundling.archive()
+
+
+def _prepare(where: Layout) -> None:
+    for directory in (where.root, where.images, where.templates, where.making, where.machines, where.networks):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    where.root.chmod(0o700)
+
+
+async def _disks(chosen: Hypervisor, where: Layout) -> Files:
+    if chosen.disks == "auto":
+        return await kinds.best(where.root)
+    disks = kinds.named(chosen.disks, where.root)
+    await disks.check()
+    return disks
+
+
+def _networks(chosen: Hypervisor, where: Layout) -> Rootless:
+    if chosen.networks != "rootless":
+        raise Refused(f"hypervisor: networks {chosen.networks} are not there yet", hint="networks = rootless")
+    return Rootless(where.networks, where.instance, metadata=_metadata(chosen))
+
+
+def _metadata(chosen: Hypervisor) -> Metadata | None:
+    return None
+
+
+def _keys(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except OSError as exc:
+        raise Broken(f"{file}: {exc.strerror}", hint="[hypervisor] authorized-keys") from exc
+    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
