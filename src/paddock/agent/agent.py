@@ -12,14 +12,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from paddock.agent import attending, dialing, enrolment, identity, origin, retiring, settings, shutout, skills
 from paddock.agent.alerts import Alerts
 from paddock.agent.channel import Carrying
 from paddock.agent.cloud.surroundings import Surroundings
-from paddock.agent.conversation import Conversation
+from paddock.agent.conversation import Conversation, Park
 from paddock.agent.dialing import Hopeless, Server
 from paddock.agent.duty import keep
 from paddock.agent.entry import Moment
@@ -36,18 +38,22 @@ from paddock.agent.upgrade import program, upgrading
 from paddock.agent.worker import Worker
 from paddock.core.errors import PaddockError, Refused
 from paddock.hands import faults
-from paddock.hands.keeper import boot_id
 from paddock.hands.launcher import Launcher
 from paddock.hands.links import Link
 from paddock.hands.trees import Cgroup
 from paddock.wire.backoff import Backoff
 from paddock.wire.hello import Status
+from paddock.wire.messages import Code, Command, Failure
+
+if TYPE_CHECKING:
+    from paddock.agent.parking.berth import Berth
 
 _log = logging.getLogger(__name__)
 
 _PRUNE_EVERY = 3600.0
 _STOP_LIMIT = timedelta(seconds=2)
 _YOUNG = 20_000  # objects; more make no difference to the rate
+_HELLO_FIRST = 1.0  # seconds that all else of a woken machine waits for its hello to be answered
 _LEAVE_LIMIT = 4.5  # seconds from the signal, whatever the server or the disk does
 
 
@@ -56,11 +62,13 @@ class Agent:
 
     def __init__(self, chosen: Settings) -> None:
         self._settings = chosen
-        self._boot_id = boot_id()
         self._worker: Worker | None = None
         self._conversation: Conversation | None = None
         self.life = Life()
         """Before anything else: it keeps the environment as it was."""
+        self._berth = _berth(chosen, self.life)
+        self._duties: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        """What skills do beside the commands, while the machine is parked."""
         self._stop = self.life.ended
         self._alerts = Alerts(chosen.state / "alerts")
         self._greeting: Greeting | None = None
@@ -69,7 +77,7 @@ class Agent:
         self._logs = Logs(level=logging.getLevelName(chosen.log_level.upper()), directory=chosen.state / "log")
         self._notifier = Notifier(os.environ)
         self._register = Register(chosen.state, self._notifier)
-        self._surroundings = Surroundings(chosen, boot_id=self._boot_id)
+        self._surroundings = Surroundings(chosen, boot_id=self.life.boot_id())
         self._used_code = ""
         """Digest of the code that was used before this process began."""
         self.ready = asyncio.Event()
@@ -103,7 +111,8 @@ class Agent:
                     return
                 settings.prepare(chosen)
                 self._surroundings.recall()
-                ledger = await asyncio.to_thread(Ledger.open, chosen.ledger)
+                ledger = await self._open_ledger()
+            why: BaseException | None = None
             self._alerts.load()
             logger = logging.getLogger("paddock")
             logger.addHandler(self._logs)
@@ -114,13 +123,18 @@ class Agent:
                     await self._live(ledger, launcher, server)
             except* PaddockError as broken:
                 # The operator is told why, not where: the first duty that broke ended the others.
-                raise _first(broken) from broken
+                why = _first(broken)
             finally:
                 logger.removeHandler(self._logs)
                 self._logs.close()
                 await ledger.close()
                 if retiring.is_begun(chosen.state):
                     retiring.finish(chosen)
+                if self._berth is not None:
+                    await self._berth.end()
+            if why is not None:
+                # Not above: until Python 3.11.4 what is raised inside of `except*` comes out in a group again.
+                raise why
         if self._hopeless is not None:
             # A code that was refused is refused for ever: nobody comes back with it.
             enrolment.forget(chosen.state)
@@ -133,7 +147,14 @@ class Agent:
             with settings.locked(chosen):
                 retiring.finish(chosen)
 
+    async def _open_ledger(self) -> Ledger:
+        if self._berth is not None:
+            return await self._berth.open()
+        return await asyncio.to_thread(Ledger.open, self._settings.ledger)
+
     def _check(self) -> None:
+        if self._berth is not None:
+            self._berth.check()
         try:
             skills.known(self._settings.skills)
         except Refused as exc:
@@ -168,7 +189,7 @@ class Agent:
                 self._worker = worker
                 self._greeting = Greeting(
                     self._settings,
-                    boot_id=self._boot_id,
+                    boot_id=self.life.boot_id,
                     ledger=ledger,
                     code=self._code,
                     surroundings=self._surroundings,
@@ -180,15 +201,21 @@ class Agent:
                 self.life.hello = lambda: greeting.hello(worker, place)
                 self._logs.attach(asyncio.get_running_loop(), worker.news)
                 await worker.recover()
+                if self._berth is not None and self._berth.record is None:
+                    await self._berth.rehearse(launcher, lambda: greeting.say_nothing(worker, place))
                 speaking = group.create_task(self._speak(worker, self._greeting, place, server))
+                living = group.create_task(self._live_on(ledger))
+                if self._berth is not None:
+                    await self._become_somebody(self._berth, group)
                 pruning = group.create_task(self._prune(ledger))
                 guarding = group.create_task(ledger.guard())
                 looking = group.create_task(self._look_around())
-                living = group.create_task(self._live_on(ledger))
                 # Waits for: stop; a duty that breaks ends the group, and this with it.
                 await self._stop.wait()
                 if not self.life.successor:
                     self._notifier.stopping()
+                if self._berth is not None and self._berth.is_left:
+                    await worker.end_all("its machine is parked")
                 # Who is succeeded has waited for all others, and is itself what would be waited for.
                 await worker.stop(limit=timedelta() if self.life.successor else _STOP_LIMIT)
                 speaking.cancel()
@@ -208,7 +235,7 @@ class Agent:
             temporary=chosen.temporary,
             tasks=chosen.tasks,
             state=chosen.state,
-            keep=lambda name, duty: self._kept.append(group.create_task(keep(name, duty))),
+            keep=lambda name, duty: self._keep(group, name, duty),
             running=lambda: self._worker.count if self._worker else 0,
             cloud=lambda: self._surroundings.known,
             alerts=self._alerts,
@@ -221,6 +248,29 @@ class Agent:
             cgroup=chosen.cgroup,
             hypervisor=chosen.hypervisor,
         )
+
+    def _keep(self, group: asyncio.TaskGroup, name: str, duty: Callable[[], Awaitable[None]]) -> None:
+        if self._berth is not None and not self._berth.woken.is_set():
+            self._duties.append((name, duty))
+        else:
+            self._kept.append(group.create_task(keep(name, duty)))
+
+    async def _become_somebody(self, parked: "Berth", group: asyncio.TaskGroup) -> None:
+        """Return once it was woken, or is to end; what is done beside begins then, after its hello."""
+        was_parked = parked.record is None
+        # Waits for: a wake, the end.
+        await _first_of(parked.woken, self._stop)
+        if parked.record is None:
+            return
+        if was_parked:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HELLO_FIRST):
+                    await _first_of(self.life.welcomed, self._stop)
+            parked.kernel.let_go()
+        for name, duty in self._duties:
+            self._keep(group, name, duty)
+        self._duties.clear()
+        self._kept.append(group.create_task(parked.settle(self._alerts)))
 
     def _carrying(self, ledger: Ledger, server: Server | None) -> Carrying | None:
         if server is None or self._settings.line:
@@ -249,6 +299,9 @@ class Agent:
         async def injected() -> str:
             return (await self._surroundings.refresh(code=True)).code
 
+        if self._berth is not None:
+            # Whoever carries it knows which machine it is; a copy is told to forget by its host.
+            return not self._stop.is_set()
         watching = asyncio.create_task(self._notifier.keep(_is_turning))
         try:
             await shutout.admit(self._settings, stop=self._stop, injected=injected, tell=self._tell_shut_out)
@@ -280,14 +333,22 @@ class Agent:
         return code
 
     async def _look_around(self) -> None:
-        with contextlib.suppress(PaddockError, OSError):
-            await self._surroundings.refresh()
+        if self._berth is None:  # else it has a host, not a cloud
+            with contextlib.suppress(PaddockError, OSError):
+                await self._surroundings.refresh()
 
     # Speaking
 
     async def _speak(self, worker: Worker, greeting: Greeting, place: Place, server: Server | None) -> None:
         async def converse(link: Link) -> str:
-            return await self._converse(link, worker, greeting, place)
+            if self._berth is None:
+                return await self._converse(link, worker, greeting, place)
+            try:
+                if self._berth.record is None:
+                    await self._berth.hear(link)
+                return await self._converse(link, worker, greeting, place)
+            except Park as park:
+                await self._berth.leave(park.command, link)
 
         async def heard(link: Link) -> str:
             reason = "the line is quiet"
@@ -305,7 +366,10 @@ class Agent:
                 self.ready.set()
                 await dialing.keep(server, converse, subject="server", register=self._register)
             else:
-                await attending.attend(self._settings.line, heard, ready=self.ready, over=self.stop)
+                inherited = self._berth.inherited if self._berth is not None else None
+                await attending.attend(
+                    self._settings.line, heard, ready=self.ready, over=self.stop, inherited=inherited
+                )
         except Hopeless as exc:
             self._hopeless = exc
             self.stop()
@@ -334,7 +398,13 @@ class Agent:
 
     async def _converse(self, link: Link, worker: Worker, greeting: Greeting, place: Place) -> str:
         conversation = Conversation(
-            link=link, worker=worker, logs=self._logs, alerts=self._alerts, hello_limit=self._settings.hello_limit
+            link=link,
+            worker=worker,
+            logs=self._logs,
+            alerts=self._alerts,
+            hello_limit=self._settings.hello_limit,
+            aside=self._berth.answer if self._berth is not None else _refusal,
+            parks=self._berth is not None,
         )
         self._conversation = conversation
         try:
@@ -367,7 +437,7 @@ class Agent:
         return Moment(
             at=datetime.now(UTC),
             uptime=timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
-            boot_id=self._boot_id,
+            boot_id=self.life.boot_id(),
         )
 
     async def _prune(self, ledger: Ledger) -> None:
@@ -419,6 +489,32 @@ def _collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, 10, 10)
+
+
+def _berth(chosen: Settings, life: Life) -> "Berth | None":
+    """Most agents never lie in one."""
+    if not chosen.parked:
+        return None
+    from paddock.agent.parking.berth import Berth
+
+    return Berth(chosen, life=life)
+
+
+def _refusal(command: Command) -> Failure | None:
+    """Of what only a machine takes that was begun to be woken."""
+    if command.method not in ("wake", "park"):
+        return None
+    msg = f"{command.method}: this agent was not begun with --parked"
+    return Failure(id=command.id, code=Code.REFUSED, msg=msg)
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
 
 
 async def _is_turning() -> None:

@@ -32,12 +32,32 @@ _RETRIED = frozenset({Code.BUSY, Code.FAILED})
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
+class Park(Exception):
+    """The host wants the machine parked; the line on which it said so stays open."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(command.id)
+        self.command = command
+
+
 class Conversation:
     """A session from the first word to the end of its link."""
 
     def __init__(
-        self, *, link: Link, worker: Worker, logs: Logs, alerts: Alerts, hello_limit: timedelta = WELCOME_LIMIT
+        self,
+        *,
+        link: Link,
+        worker: Worker,
+        logs: Logs,
+        alerts: Alerts,
+        hello_limit: timedelta = WELCOME_LIMIT,
+        aside: Callable[[Command], Success | Failure | None] = lambda _: None,
+        parks: bool = False,
     ) -> None:
+        """`aside` answers what is no skill's. With `parks` the command `park` ends it by Park, the link left open."""
+        self._aside = aside
+        self._parks = parks
+        self._park: Command | None = None
         self._link = link
         self._worker = worker
         self._logs = logs
@@ -88,9 +108,11 @@ class Conversation:
     async def run(self, opening: Callable[["Conversation"], object]) -> str:
         """Speak until the link is over; gives the reason. `opening` is awaited beside: it says the first words.
 
-        Raises Unwelcome if those are refused. The link is closed in every case.
+        Raises Unwelcome if those are refused. The link is closed in every case but Park.
         """
         reason = "the conversation was ended"
+        # Raised below: until Python 3.11.4 what is raised inside of `except*` comes out in a group again.
+        ended: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -98,15 +120,20 @@ class Conversation:
                 # first by an exception ends them all.
                 for duty in (self._receive(), self._send(), self._keep_time(), self._alarm(), self._open(opening)):
                     group.create_task(duty)
+        except* Park as park:
+            ended = _first(park)
         except* (Closed, Malformed, _Over) as over:
             reason = str(_first(over))
         except* PaddockError as refused:
             reason = str(_first(refused))
-            raise _first(refused) from None
+            ended = _first(refused)
         finally:
             self._group = None
-            with contextlib.suppress(Exception):
-                await self._link.close(reason)
+            if not isinstance(ended, Park):
+                with contextlib.suppress(Exception):
+                    await self._link.close(reason)
+        if ended is not None:
+            raise ended
         return reason
 
     def tell(self, status: Status) -> None:
@@ -135,6 +162,9 @@ class Conversation:
 
     async def _send(self) -> None:
         while True:
+            if self._park is not None:
+                # Here, between two messages: what the host hears next is the answer to this.
+                raise Park(self._park)
             if self._urgent:
                 await self._link.send(self._urgent.popleft())
             elif self.is_welcome and (piece := self._next_piece()) is not None:
@@ -184,11 +214,14 @@ class Conversation:
                     raise _Over(reason)
 
     def _spawn(self, command: Command) -> None:
-        if self._group is not None:
+        if command.method == "park" and self._parks:
+            self._park = command
+            self._wake.set()
+        elif self._group is not None:
             self._group.create_task(self._carry_out(command))
 
     async def _carry_out(self, command: Command) -> None:
-        response = await self._worker.carry_out(command)
+        response = self._aside(command) or await self._worker.carry_out(command)
         try:
             self._put(self._session.answer(response, _now()))
         except Malformed as exc:

@@ -40,7 +40,7 @@ class Greeting:
         self,
         chosen: Settings,
         *,
-        boot_id: str,
+        boot_id: Callable[[], str],
         ledger: Ledger,
         code: Callable[[], str],
         enrolled: Callable[[], None],
@@ -110,12 +110,16 @@ class Greeting:
         """What would begin a session now; None before the server took the first one."""
         return self._hello(self.accepted, worker, place) if self.accepted is not None else None
 
+    def say_nothing(self, worker: Worker, place: Place) -> Hello:
+        """What a machine without an identity of its own would say."""
+        return self._hello(None, worker, place)
+
     def _hello(self, shown: Identity | None, worker: Worker, place: Place) -> Hello:
         return Hello(
             agent=shown.agent if shown else None,
             token=shown.token if shown else None,
             software=SOFTWARE,
-            boot_id=self._boot_id,
+            boot_id=self._boot_id(),
             ledger=self._ledger.id,
             skills=worker.skills,
             methods=worker.methods(),

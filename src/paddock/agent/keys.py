@@ -201,6 +201,13 @@ KEYS = (
     ),
     Key(
         section="connection",
+        name="parked",
+        doc="yes: this machine is nobody until its host says on the line who it is; for images and templates.",
+        check=truth,
+        default="no",
+    ),
+    Key(
+        section="connection",
         name="pin",
         doc="SHA-256 fingerprint of the server's certificate, or a file of it: it alone is trusted then.",
         check=pin,

@@ -109,7 +109,8 @@ class Ledger:
         self._logged_since: float | None = time.monotonic()
         """What was written since then is in the log; at first, what the last process has left there."""
         self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
-        self.id = _one(connection, "SELECT value FROM words WHERE name = 'ledger'")
+        self.id = _name(connection)
+        """Empty until a blank one is stamped."""
         self._numbers, self._fences = _mirror(connection)
         self._writer = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._writer.start()
@@ -127,6 +128,39 @@ class Ledger:
             set_aside, why = _put_aside(path), str(exc)
             connection = _open(path)
         return cls(path, connection=connection, set_aside=set_aside, why=why)
+
+    @classmethod
+    def blank(cls, path: Path) -> Self:
+        """A new one without a name, whatever was there: `stamp` makes it somebody's."""
+        for one in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
+            with suppress(FileNotFoundError):
+                one.unlink()
+        try:
+            return cls(path, connection=_open(path, is_named=False))
+        except sqlite3.DatabaseError as exc:
+            raise Broken(f"{path}: {exc}") from exc
+
+    def stamp(self, fences: Mapping[str, int]) -> None:
+        """A blank one gets its name and its first fences; only before anything else is written.
+
+        It is not flushed: until the caller has seen to that, a power cut leaves a blank one.
+        """
+        db = self._connection
+        try:
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("INSERT OR REPLACE INTO words VALUES ('ledger', ?)", (_new_name(),))
+            for environment, fence in fences.items():
+                _raise_fence(db, environment, fence)
+            mirror = _mirror(db)
+            db.execute("COMMIT")
+            db.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as exc:
+            with suppress(sqlite3.Error):
+                db.execute("ROLLBACK")
+            raise Unwritable(f"{self._path}: {exc}") from exc
+        self.id = _name(db)
+        self._numbers, self._fences = mirror
 
     # What it knows, without waiting
 
@@ -471,7 +505,16 @@ def _tell(group: Sequence[_Step[Any]]) -> None:
         group[0].answer.get_loop().call_soon_threadsafe(resolve)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _new_name() -> str:
+    return f"ledger-{secrets.token_hex(12)}"
+
+
+def _name(db: sqlite3.Connection) -> str:
+    row = db.execute("SELECT value FROM words WHERE name = 'ledger'").fetchone()
+    return str(row[0]) if row else ""
+
+
+def _open(path: Path, *, is_named: bool = True) -> sqlite3.Connection:
     fresh = not path.exists()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_LIMIT)
     try:
@@ -485,10 +528,10 @@ def _open(path: Path) -> sqlite3.Connection:
         if said != "ok":
             raise sqlite3.DatabaseError(said)
         _read_whole(connection)
-        if connection.execute("SELECT 1 FROM words WHERE name = 'ledger'").fetchone() is None:
+        if is_named and not _name(connection):
             if not fresh and connection.execute("SELECT 1 FROM entries").fetchone() is not None:
                 raise sqlite3.DatabaseError("it has lost its name")
-            connection.execute("INSERT INTO words VALUES ('ledger', ?)", (f"ledger-{secrets.token_hex(12)}",))
+            connection.execute("INSERT INTO words VALUES ('ledger', ?)", (_new_name(),))
     except BaseException:
         connection.close()
         raise
@@ -515,18 +558,19 @@ def _mirror(db: sqlite3.Connection) -> tuple[dict[str, int], dict[str, int]]:
 
 
 _ASIDE = "corrupt"
+_BESIDE = ("-wal", "-shm")
 
 
 def set_aside(path: Path) -> list[Path]:
     """Corrupt ledgers that were kept beside this one, oldest first."""
     found = path.parent.glob(f"{path.name}.{_ASIDE}-*")
-    return sorted(one for one in found if not one.name.endswith(("-wal", "-shm")))
+    return sorted(one for one in found if not one.name.endswith(_BESIDE))
 
 
 def _put_aside(path: Path) -> Path:
     target = path.with_name(f"{path.name}.{_ASIDE}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}")
     path.rename(target)
-    for suffix in ("-wal", "-shm"):
+    for suffix in _BESIDE:
         with suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
     return target

@@ -7,6 +7,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+from paddock.core.machine import Size
+from paddock.hands.keeper import boot_id
 from paddock.wire.hello import Hello
 
 
@@ -32,7 +34,19 @@ class Life:
         """What it would say now to begin a session; None while it has not been welcome, or shows no token."""
         self.environment = dict(os.environ)
         """As it was at birth: some of it is taken out, so that tasks do not find it."""
+        self.wake_id = ""
+        """Of a machine that was woken: forks of one template are the same boot to their kernels, and to nobody else."""
+        self.settled = asyncio.Event()
+        """The machine is whole. Cleared for as long as a woken one still gets its cards and services."""
+        self.settled.set()
+        self.capacity: Callable[[], Size | None] = lambda: None
+        """What machines may have of this host; set by the skill that makes them from images."""
+        self._boot = boot_id()
         self._at_welcome: list[Callable[[], None]] = []
+
+    def boot_id(self) -> str:
+        """Names the machine's boot, for others: the kernel's own, joined with the wake if there was one."""
+        return f"{self._boot}+{self.wake_id}" if self.wake_id else self._boot
 
     def at_welcome(self, act: Callable[[], None]) -> None:
         """Do this once, when the server has taken the first hello of this process."""

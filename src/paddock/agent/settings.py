@@ -12,7 +12,7 @@ from typing import Self
 from paddock.core.errors import Broken, Refused
 
 HOST_SKILLS = ("script", "file", "sources", "system", "package", "config", "user", "disk", "log", "local")
-MACHINE_SKILLS = ("script", "file", "sources", "system")
+MACHINE_SKILLS = ("script", "file", "sources", "system", "tunnel")
 
 _ALIVE = "paddock agent status --state DIR names its process"
 
@@ -79,6 +79,7 @@ class Settings:
     `cloud` is what the machine runs in if somebody knows, `metadata_url` where its metadata are served if not at the
     clouds' usual address; `rootfs` is where the machine's own /sys, /etc, /run and /var are. With `same_machine` this
     is the machine that the state is from, whatever its hardware says.
+    With `parked` it is nobody until its host says on the line who it is, and no longer than that.
     Without `insecure` no token leaves this machine in clear.
     With `bubblewrap` machines see their own files alone, where that can be had: neither `state` nor what is `hidden`.
     """
@@ -100,6 +101,7 @@ class Settings:
     metadata_url: str = ""
     rootfs: Path = Path("/")
     same_machine: bool = False
+    parked: bool = False
     environment: str = ""
     machine: str = ""
     address: str = ""

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -179,6 +179,16 @@ class Worker:
             async with asyncio.timeout(limit.total_seconds()):
                 await asyncio.gather(*ours)
 
+    async def end_all(self, why: str) -> None:
+        """Take nothing new, and have nothing run any more, under keepers or here."""
+        self.is_stopping = True
+        running = list(self._running.values())
+        for one in running:
+            outcome = Outcome(code=Code.CANCELLED, msg=f"{one.call.task}: {why}")
+            await self._executing.end(one, outcome, grace=self._settings.grace)
+        for one in running:
+            await one.done.wait()
+
     def leave(self) -> None:
         """Let go of everything: what keepers hold goes on, the rest is taken up at the next birth."""
         for running in self._running.values():
@@ -190,7 +200,8 @@ class Worker:
     async def recover(self) -> None:
         """Take up every entry where the last process left it; end what no entry knows of."""
         entries = await self._ledger.unacknowledged()
-        await self._sweep({name_for(entry.task) for entry in entries})
+        # Directories of tasks that the ledger does not know: their end was told, or the ledger was lost.
+        await sweep(self._settings.tasks, {name_for(entry.task) for entry in entries})
         for entry in entries:
             deed = self._deeds.get(entry.method)
             if entry.state is State.FINISHED:
@@ -200,13 +211,6 @@ class Worker:
                 await self._outcomes.finish(entry, gone)
             else:
                 self._begin(entry, deed, is_new=False)
-
-    async def _sweep(self, known: set[str]) -> None:
-        """Directories of tasks that the ledger does not know: their end was told, or the ledger was lost."""
-        for directory in list(self._settings.tasks.iterdir()):
-            if directory.name not in known:
-                await _end_held(directory)
-                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
     # Deciding
 
@@ -255,6 +259,8 @@ class Worker:
     async def _journal(
         self, command: Command, asked: Asked, deed: Deed, params: Mapping[str, JSON]
     ) -> Success | Failure:
+        # A machine that was just woken gets its cards and services before it is changed.
+        await self._place.life.settled.wait()
         entry = Entry(
             id=asked.id,
             task=asked.task,
@@ -396,6 +402,14 @@ def _direct(entry: Entry) -> Success | Failure:
     if outcome.code is not None:
         return Failure(id=entry.id, code=outcome.code, msg=outcome.msg)
     return Success(id=entry.id, result=outcome.result)
+
+
+async def sweep(tasks: Path, known: Collection[str]) -> None:
+    """End what is held in other directories of tasks than these, and remove them."""
+    for directory in await asyncio.to_thread(lambda: [*tasks.iterdir()]):
+        if directory.name not in known:
+            await _end_held(directory)
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 
 async def _end_held(directory: Path) -> None:

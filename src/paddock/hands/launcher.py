@@ -99,6 +99,16 @@ class Launcher:
                 _clear(order.directory)  # whoever was made there is dead, and we never opened its gate
         raise Broken(f"{order.task}: its keeper dies while being made")
 
+    async def warm(self, directory: Path) -> None:
+        """Have the warm process ready for the first task, by one that does nothing; the directory is its own."""
+        order = Order(task="warm", directory=directory, argv=("/bin/true",), env={}, cwd=Path("/"))
+        held = await self.fork(order)
+        try:
+            await held.open_gate()
+            await held.ended()
+        finally:
+            held.close()
+
     async def close(self) -> None:
         """End the warm process; keepers live on."""
         if self._orders is not None:

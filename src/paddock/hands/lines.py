@@ -83,6 +83,11 @@ class LineLink:
             # The other side does not read what is left: cut.
             self._writer.transport.abort()
 
+    def detach(self) -> int:
+        """A descriptor of this end that stays when the link is closed; -1 where it is the process's stdio."""
+        connection = self._writer.get_extra_info("socket")
+        return -1 if connection is None else os.dup(connection.fileno())
+
     async def _read(self) -> None:
         self._ready.extend(self._lines.feed(b""))
         if self._is_closed:
@@ -121,6 +126,14 @@ async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:
     with reachable(path) as address:
         reader, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
     return LineLink(reader, writer, serial=serial)
+
+
+async def adopt(handle: int) -> LineLink:
+    """A link on a connected socket that somebody else had before."""
+    connection = socket.socket(fileno=handle)
+    connection.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=_CHUNK)
+    return LineLink(reader, writer)
 
 
 async def put(path: Path, data: bytes) -> None:

@@ -37,10 +37,11 @@ _LOOKS = (0.05, 0.5)
 class Port:
     """One device, opened when it is first needed. It holds one session at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, handle: int = -1) -> None:
+        """With a `handle` it is open already, in the middle of a session: see `resume`."""
         self._path = path
-        self._handle = -1
-        self._lines = Lines(limit=TRANSPORT_LIMIT, serial=True)
+        self._handle = handle
+        self._lines = Lines(limit=TRANSPORT_LIMIT, serial=True, joined=handle >= 0)
         self._ready: deque[bytes] = deque()
         self._is_opened = False
         self._newest: PortLink | None = None
@@ -64,6 +65,22 @@ class Port:
         self._newest = PortLink(self)
         await self.write(SESSION_OPENING.encode())
         return self._newest
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the device is held."""
+        return self._handle >= 0
+
+    def resume(self) -> "PortLink":
+        """The session that was on when the handle was handed over: nothing is said."""
+        os.set_blocking(self._handle, False)
+        # Whatever opening comes is a new one: the one of this session was heard before.
+        self._newest = PortLink(self, is_heard=True)
+        return self._newest
+
+    def detach(self) -> int:
+        """A descriptor of the device that stays when this one is closed: the other side notices nothing."""
+        return os.dup(self._handle)
 
     def close(self) -> None:
         """Give the device back. Idempotent."""
@@ -98,8 +115,30 @@ class Port:
                 return
             if os.isatty(self._handle):
                 self.close()
-            await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
+            else:
+                await self._stir(pause)
             pause = min(pause * 2, _LOOKS[1])
+
+    async def _stir(self, limit: float) -> None:
+        """Wait until something happens at a device that has hung up: that somebody comes wakes only who waits for
+        edges. The limit is for kernels that say nothing.
+        """
+        loop = asyncio.get_running_loop()
+        turn = asyncio.Event()
+        with select.epoll() as edges:
+            edges.register(self._handle, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+            edges.poll(0)  # what is so already is the first edge
+            if not self._is_alone():
+                return
+            loop.add_reader(edges.fileno(), turn.set)
+            try:
+                async with asyncio.timeout(limit):
+                    await turn.wait()
+            except TimeoutError:
+                pass
+            finally:
+                loop.remove_reader(edges.fileno())
 
     def _open(self) -> None:
         try:
@@ -178,10 +217,10 @@ class Port:
 class PortLink:
     """One session on a port. See Link."""
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: Port, *, is_heard: bool = False) -> None:
         self._port = port
         self._is_closed = False
-        self._is_heard = False
+        self._is_heard = is_heard
         self._sending = asyncio.Lock()
         self._began = asyncio.get_running_loop().time()
 
@@ -203,6 +242,10 @@ class PortLink:
             if self._is_heard or asyncio.get_running_loop().time() - self._began > _SAME_OPENING:
                 self._port.opened()
                 raise Closed(BEGAN_ANEW)
+
+    def detach(self) -> int:
+        """See Port."""
+        return self._port.detach()
 
     async def close(self, reason: str) -> None:
         """See Link. The device stays open: closing it would lose what waits in it."""

@@ -116,16 +116,17 @@ class Lines:
     r"""Cuts a stream of bytes into lines ended by `\n`, in bounded memory.
 
     On a connection (`serial=False`) empty lines mean nothing and are dropped. On a serial line an empty line begins a
-    session: it is handed out as `b""`, what came before it is thrown away, and before the first one nothing comes out.
+    session: it is handed out as `b""`, what came before it is thrown away, and before the first one nothing comes out,
+    unless one is `joined` that began before.
     """
 
-    def __init__(self, *, limit: int = MESSAGE_LIMIT, serial: bool = False) -> None:
+    def __init__(self, *, limit: int = MESSAGE_LIMIT, serial: bool = False, joined: bool = False) -> None:
         self._limit = limit
         self._serial = serial
         self._rest = bytearray()
         self._searched = 0
         self._refusal: Malformed | None = None
-        self._is_lost = serial
+        self._is_lost = serial and not joined
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are whole now, without their newline.

@@ -17,8 +17,10 @@ UNANSWERED_PINGS = 3
 """So many in a row, and the connection is taken for dead."""
 WELCOME_LIMIT = timedelta(seconds=60)
 """How long an agent waits for the answer to its first message: the server may be reading a large store."""
-OPENINGS = frozenset({"hello", "enrol", "relay"})
+OPENINGS = frozenset({"hello", "enrol", "relay", "parked"})
 """What an agent may say before it is welcome."""
+WHILE_PARKED = frozenset({"wake", "park", "ping"})
+"""What a machine's host may say to it before it is anybody."""
 
 
 class Side(StrEnum):
@@ -65,12 +67,24 @@ class Session:
 
     `now` only has to be steady: moments are compared with each other and never sent. Two ends of one link may differ in
     heartbeat; the agent's becomes the welcome's. Ids of commands are the owner's, those of pings begin with `ping-`.
+
+    With `is_host` it is the end of a host for its own machine: the machine may be parked, and may take its time to
+    boot. `is_parked` where the machine is known to be parked before it says so: a fork finds itself in the middle.
     """
 
     def __init__(
-        self, *, side: Side, heartbeat: timedelta, now: datetime, welcome_limit: timedelta = WELCOME_LIMIT
+        self,
+        *,
+        side: Side,
+        heartbeat: timedelta,
+        now: datetime,
+        welcome_limit: timedelta = WELCOME_LIMIT,
+        is_host: bool = False,
+        is_parked: bool = False,
     ) -> None:
         self._side = side
+        self._is_host = is_host
+        self._is_parked = is_parked
         self._heartbeat = heartbeat
         self._welcome_limit = welcome_limit
         self._asked: dict[str, Command] = {}
@@ -94,6 +108,11 @@ class Session:
     def is_relayed(self) -> bool:
         """Whether a host's agent vouched for this connection: what speaks on it is a machine's agent."""
         return self._is_relayed
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether the machine waits to be told who it is."""
+        return self._is_parked
 
     @property
     def is_closed(self) -> bool:
@@ -124,7 +143,7 @@ class Session:
         """What one message from the link asks for. Never raises: what is no message ends the session."""
         if self._is_closed:
             return []
-        if not self._is_welcome and self._side is Side.SERVER:
+        if not self._is_welcome and self._side is Side.SERVER and not self._is_host:
             self._size += framing.size(text)
             if self._size > FIRST_CONTACT.size:
                 return self.refuse(f"more than {FIRST_CONTACT.size} bytes before hello was accepted")
@@ -148,13 +167,13 @@ class Session:
             raise Refused(f"{command.method}: the session is closed")
         if command.id in self._asked:
             raise Refused(f"{command.id}: already asked on this session")
-        if not self._is_welcome:
+        if not self._is_welcome and not (self._is_parked and command.method in WHILE_PARKED):
             if self._side is Side.SERVER or command.method not in OPENINGS:
                 raise Refused(f"{command.method}: not before hello is answered")
             if self._opening is not None:
                 raise Refused(f"{command.method}: {self._opening.method} is not answered yet")
         text = messages.encode(command)
-        if not self._is_welcome:
+        if not self._is_welcome and self._side is Side.AGENT:
             self._opening = command
             self._opened = now
         self._asked[command.id] = command
@@ -200,6 +219,8 @@ class Session:
             return self.refuse(f"{command.method}: not before {self._opening.method} is answered")
         if command.method not in OPENINGS or (self._is_relayed and command.method != "hello"):
             return self.refuse(f"{command.method}: not before hello")
+        if command.method == "parked" and not self._is_host:
+            return self.refuse("parked: nobody but its host says who a machine is")
         self._opening = command
         return [Deliver(command=command)]
 
@@ -212,7 +233,8 @@ class Session:
 
     def _receive_again(self, command: Command, now: datetime) -> list[Act]:
         # A machine's agent on a serial line has no connection that could end: its restart is another hello.
-        if not self._is_relayed or command.method != "hello":
+        is_expected = command.method in ("hello", "parked") if self._is_host else command.method == "hello"
+        if not (self._is_relayed or self._is_host) or not is_expected:
             return self.refuse(f"{command.method}: said before on this connection")
         self._is_welcome = False
         self._asked.clear()
@@ -225,6 +247,9 @@ class Session:
         if request is None or _is_ping(request):
             # Late or made up: nobody waits for it, and it is no reason to lose the connection.
             return []
+        if self._side is Side.SERVER and request.method == "park" and isinstance(response, Success):
+            self._is_welcome, self._is_parked = False, True
+            self._asked.clear()
         if self._side is Side.AGENT and request is self._opening:
             try:
                 self._end_opening(request, response, now)
@@ -242,16 +267,20 @@ class Session:
         if command.method == "hello":
             self._heartbeat = Welcome.from_params(response.result).heartbeat
             self._is_welcome = True
+            self._is_parked = False
             self._unanswered = 0
             self._heard = self._last_ping = now
         elif command.method == "relay":
             self._is_relayed = True
+        elif command.method == "parked":
+            self._is_parked = True
 
     def _opening_limit(self) -> timedelta | None:
         if self._side is Side.AGENT:
             return None if self._opening is None else self._welcome_limit
         # Once the first message is here the server's own work takes the time; and a machine may take minutes to boot.
-        return None if self._opening is not None or self._is_relayed else FIRST_CONTACT.time
+        is_patient = self._is_relayed or self._is_host
+        return None if self._opening is not None or is_patient else FIRST_CONTACT.time
 
     def _ping(self, now: datetime) -> str:
         self._pings += 1

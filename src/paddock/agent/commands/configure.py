@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OPTIONS = {
     "url": "connection.url",
     "line": "connection.line",
+    "parked": "connection.parked",
     "pin": "connection.pin",
     "ca_file": "connection.ca-file",
     "proxy": "connection.proxy",
@@ -59,6 +60,7 @@ def add(commands: Commands) -> None:
     one.add_argument("--code", help="the same, for everybody on this machine to see while this runs")
     one.add_argument("-U", "--user", help="who it runs as (default: who installs it)")
     one.add_argument("--line", help="serve a line instead: virtio:/dev/virtio-ports/org.paddock.0")
+    one.add_argument("--parked", metavar="yes|no", nargs="?", const="yes", help="be nobody until the host says who")
     one.add_argument("--pin", metavar="SHA256|FILE", help="fingerprint of the server's certificate, or a file of it")
     one.add_argument("-A", "--ca-file", metavar="FILE", help="authorities that are trusted instead of the system's")
     one.add_argument("--proxy", metavar="URL", help="an HTTP or SOCKS proxy, or none")
@@ -215,6 +217,8 @@ def _check_whole(chosen: argparse.Namespace, conf: "Conf") -> None:
     url, line = conf["connection.url"], conf["connection.line"]
     if not url and not line:
         raise WrongUse("configure: no server", hint="--url wss://HOST/agent, or -i to be asked")
+    if conf.is_set("connection.parked") and not line:
+        raise WrongUse("configure: parked, and no line", hint="--line virtio:/dev/virtio-ports/org.paddock.0")
     if url and line:
         raise WrongUse("configure: both a url and a line", hint="an agent dials, or it serves a line")
     clear = [one for one in url.split() if _is_clear(one)]

@@ -46,6 +46,7 @@ def _take(chosen: argparse.Namespace, conf: "Conf") -> None:
     chosen.state = chosen.state or conf.state
     chosen.ca = chosen.ca or (Path(conf["connection.ca-file"]) if conf["connection.ca-file"] else None)
     chosen.pin = chosen.pin or conf["connection.pin"]
+    chosen.parked = chosen.parked or (bool(chosen.line) and conf.is_set("connection.parked"))
     chosen.insecure = chosen.insecure or conf.is_set("connection.insecure")
     chosen.cloud = chosen.cloud or conf["cloud.type"]
     chosen.metadata_url = chosen.metadata_url or conf["cloud.metadata-url"]

@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
         metavar="URL",
         help="speak lines: tls://HOST:PORT, tcp://HOST:PORT (loopback), virtio:DEVICE, stdio:, or serve on unix:PATH",
     )
+    run.add_argument("--parked", action="store_true", help="be nobody until the host says on the line who this is")
     run.add_argument("--work", type=path, metavar="DIR", help="where tasks start (default: STATE/work)")
     run.add_argument("--code-file", metavar="FILE|-", help="the enrolment code, once: in a file, or on standard input")
     run.add_argument("--code", default="", help="the same, for everybody on this machine to see")
@@ -127,6 +128,7 @@ def _run(chosen: argparse.Namespace) -> None:
                 metadata_url=chosen.metadata_url,
                 rootfs=chosen.rootfs,
                 same_machine=chosen.same_machine,
+                parked=chosen.parked,
                 environment=chosen.environment,
                 machine=chosen.machine,
                 address=chosen.address,

@@ -21,7 +21,6 @@ from paddock.agent.skills.skill import Call, Deed, Place, Work, in_thread
 from paddock.agent.skills.system import telling
 from paddock.core.errors import Broken, Refused
 from paddock.hands import faults
-from paddock.hands.keeper import boot_id
 from paddock.wire.messages import Code
 
 _log = logging.getLogger(__name__)
@@ -30,6 +29,7 @@ _CALLED = "called"
 _LIMIT = 600.0  # seconds, where the command has no limit
 _MARGIN = 0.2  # seconds before the command's own limit: we know better why
 _AUTOBOOT = 0x01234567
+POWER_OFF = 0x4321FEDC
 
 
 def deeds(place: Place) -> Mapping[str, Deed]:
@@ -43,7 +43,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
         if os.geteuid() != 0:
             raise Refused("system.reboot: needs root", hint="run the agent as root")
 
-    return {"system.reboot": deed(check=check, pull=pull, boot_id=boot_id)}
+    return {"system.reboot": deed(check=check, pull=pull, boot_id=place.life.boot_id)}
 
 
 def deed(*, check: Callable[[], None], pull: Callable[[str], None], boot_id: Callable[[], str]) -> Work:
@@ -98,7 +98,7 @@ def pull(reason: str) -> None:
             return
         why = done.stderr.decode("utf-8", "replace")[-300:]
         _log.warning("not this way", extra={"command": words[0], "why": why})
-    _call_kernel()
+    call_kernel(_AUTOBOOT)
 
 
 def orders(root: Path, reason: str) -> list[tuple[str, ...]]:
@@ -112,10 +112,11 @@ def orders(root: Path, reason: str) -> list[tuple[str, ...]]:
     return found
 
 
-def _call_kernel() -> None:
+def call_kernel(how: int) -> None:
+    """Without waiting for anybody, once what was written is on its disks."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     os.sync()
-    if libc.reboot(_AUTOBOOT) != 0:
+    if libc.reboot(how) != 0:
         raise Broken(f"reboot: {os.strerror(ctypes.get_errno())}")

@@ -53,7 +53,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
         return {
             "uptime": round(time.monotonic() - _BORN, 3),
             "version": __version__,
-            "boot_id": boot_id(),
+            "boot_id": place.life.boot_id(),
             "tasks": place.running(),
             "load": list(os.getloadavg()),
             "disk": _disk(place.work),
@@ -62,7 +62,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
 
     async def tell_facts(call: Call) -> Mapping[str, JSON]:
         # What hello says comes last: it knows the name of a machine without isolation, and the cloud.
-        return machine(ROOT) | {"disk": _disk(place.work)} | facts(place).params()
+        return machine(ROOT) | {"boot_id": place.life.boot_id(), "disk": _disk(place.work)} | facts(place).params()
 
     return {"status": Read(answer=status), "system.facts": Read(answer=tell_facts)}
 
@@ -78,6 +78,7 @@ def facts(place: Place) -> Facts:
         arch=platform.machine(),
         os=_system(),
         addresses=own or tuple(dict.fromkeys((*addresses(), *cloud.addresses)))[:_MOST],
+        capacity=place.life.capacity(),
     )
 
 

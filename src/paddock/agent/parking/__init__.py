@@ -1,0 +1,1 @@
+"""A guest that is nobody until its host says who it is."""
