@@ -106,7 +106,12 @@ class Helper:
 
 def payload(archive: bytes) -> Archive:
     """An installed agent as it would install itself, below /payload: program, configuration, and a unit that is on."""
-    changes = {("connection", "line"): LINE, ("service", "on-boot"): "yes", ("system", "user"): "root"}
+    changes = {
+        ("connection", "line"): LINE,
+        ("connection", "parked"): "yes",
+        ("service", "on-boot"): "yes",
+        ("system", "user"): "root",
+    }
     wanted = Wanted(conf=Conf.fresh().put(changes), root=_PAYLOAD, program=(ARCHIVE, archive))
     made = Archive()
     for thing in installing.plan(wanted):
