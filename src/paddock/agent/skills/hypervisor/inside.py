@@ -108,7 +108,7 @@ class Inside:
         with self._within("it does not park", limit):
             async with asyncio.timeout(limit.total_seconds()):
                 await self._dial()
-                if not self._session.is_parked:
+                if self.is_somebody or not self._session.is_parked:
                     await self._hello()
                 await self._park(power_off=power_off)
 

@@ -185,9 +185,10 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
     if is_first and step.settings.entry is Entry.NOCLOUD:
         seed = machine.directory / "seed"
         await in_thread(lambda: _plant(seed, means.archive(), machine.name))
-    async with _running(means, machine, volume, seed, log) as (guest, plan):
+    async with _booted(means, machine, volume, seed, log) as (guest, plan):
         if step.script is not None:
             script = step.script
+            await guest.wake(identities.of_nobody("image"), PARK_LIMIT)
             code = await guest.run(
                 script.run,
                 interpreter=script.interpreter,
@@ -207,16 +208,6 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
         except TimeoutError:
             raise Broken(f"image {step.image}: its machine does not go off") from None
     faults.at("hypervisor.image_off")
-
-
-@asynccontextmanager
-async def _running(
-    means: Means, machine: Machine, volume: Path, seed: Path | None, log: BuildLog
-) -> AsyncIterator[tuple[Guest, Plan]]:
-    """A machine whose agent was parked and is nobody in particular now."""
-    async with _booted(means, machine, volume, seed, log) as (guest, plan):
-        await guest.wake(identities.of_nobody("image"), PARK_LIMIT)
-        yield guest, plan
 
 
 @asynccontextmanager

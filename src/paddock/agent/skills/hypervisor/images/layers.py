@@ -1,4 +1,4 @@
-"""What a sealed layer is: a record of what it was made from and what it holds, checked against the disk.
+"""What a sealed layer is: made from what, and holding what; checked against the disk.
 
 Effects: none; it reads, and the store writes.
 """

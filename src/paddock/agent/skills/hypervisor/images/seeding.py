@@ -1,4 +1,4 @@
-"""A NoCloud seed: how cloud-init in a foreign image is told to put our agent into it, parked, without a network.
+"""A NoCloud seed: how cloud-init puts our agent into a foreign image, without a network.
 
 Effects: none; it makes texts.
 """
@@ -22,7 +22,7 @@ cp "$seed/{archive}" /opt/paddock-agent/bin/{archive}
 umount "$seed"
 rmdir "$seed"
 cd /
-python3 -I /opt/paddock-agent/bin/{archive} configure --line {line} --on-boot yes --user root
+python3 -I /opt/paddock-agent/bin/{archive} configure --line {line} --parked yes --on-boot yes --user root
 systemctl daemon-reload
 systemctl enable --now paddock-agent.service
 touch {done}

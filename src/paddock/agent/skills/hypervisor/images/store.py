@@ -1,4 +1,4 @@
-"""The layers of this host on its disk: sealed whole by one rename, looked for, removed, counted.
+"""The layers of this host on its disk: sealed by one rename, found, removed, counted.
 
 Effects: idempotent. What is being made lies in `making/` and is swept at the next start.
 """
