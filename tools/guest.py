@@ -36,12 +36,14 @@ PACKAGES = (
 MODULES = ("virtio_pci", "virtio_blk")
 """What the kernel needs to see its root (ext4 is built in); modprobe finds everything else there."""
 SIZE = "3G"
+DEVICE = "/dev/vda"
+"""Where a guest finds its root."""
 TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
 UNUSED = 14 * 86400
 """Seconds after which an image that no test has asked for is removed: recipes change."""
 
 _LEFT_OUT = ("/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*")
-_MASKED = (
+MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
     *("e2scrub_reap.service", "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-pstore.service"),
     *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "systemd-update-utmp.service"),
@@ -136,7 +138,7 @@ class Image:
 
 def recipe() -> str:
     """The name of what is built: another recipe, another image."""
-    parts = [SUITE, PACKAGES, MODULES, SIZE, _LEFT_OUT, _MASKED, sorted(FILES.items()), _INIT]
+    parts = [SUITE, PACKAGES, MODULES, SIZE, _LEFT_OUT, MASKED, sorted(FILES.items()), _INIT]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -162,13 +164,14 @@ def _require() -> None:
     if platform.machine() != "x86_64":
         raise Unavailable(f"guest: it is an amd64 Debian, and this machine is {platform.machine()}")
     for tool, package in TOOLS.items():
-        if shutil.which(tool, path=_path()) is None:
+        if shutil.which(tool, path=path()) is None:
             raise Unavailable(f"guest: there is no {tool} here; on Debian: apt-get install {package}")
     if os.geteuid() != 0:
         raise Unavailable("guest: its image is built by root, once; as root: python -m tools.guest")
 
 
-def _path() -> str:
+def path() -> str:
+    """Where the system's own programs are, too."""
     return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
 
@@ -186,12 +189,12 @@ def _build(place: Path) -> None:
         root = Path(scratch) / "root"
         made = Path(scratch) / "made"
         made.mkdir(mode=0o755)
-        _install(root)
+        install(root, PACKAGES)
         _furnish(root)
         kernel = next((root / "boot").glob("vmlinuz-*"))
         shutil.copy(kernel, made / "kernel")
-        (made / "initrd").write_bytes(_initrd(root, kernel.name.removeprefix("vmlinuz-")))
-        _run("mke2fs", "-q", "-t", "ext4", "-L", "guest", "-d", str(root), str(made / "disk"), SIZE)
+        (made / "initrd").write_bytes(initrd(root, kernel.name.removeprefix("vmlinuz-")))
+        run("mke2fs", "-q", "-t", "ext4", "-L", "guest", "-d", str(root), str(made / "disk"), SIZE)
         for file in made.iterdir():
             file.chmod(0o444)
         made.rename(place)
@@ -208,29 +211,34 @@ def mirror() -> str:
     raise Unavailable("guest: this machine's apt names no mirror to build the image from")
 
 
-def _install(root: Path) -> None:
+def install(root: Path, packages: Iterable[str]) -> None:
+    """A minimal Debian with these packages."""
     leaving_out = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-    _run(
+    run(
         *("mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", "--format=directory", *leaving_out),
-        *('--aptopt=Acquire::Languages "none"', f"--include={','.join(PACKAGES)}", SUITE, str(root), mirror()),
+        *('--aptopt=Acquire::Languages "none"', f"--include={','.join(packages)}", SUITE, str(root), mirror()),
         INITRD="No",  # Debian's hook for kernels then makes none
     )
 
 
+def put(file: Path, text: str) -> None:
+    """A file of the image, whatever was there before."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_text(text)
+
+
 def _furnish(root: Path) -> None:
     for name, text in FILES.items():
-        file = root / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
-        file.write_text(text)
-    _run("chroot", str(root), "systemctl", "--quiet", "enable", "guest-shell", "systemd-networkd")
-    _run("chroot", str(root), "systemctl", "--quiet", "mask", *_MASKED)
+        put(root / name, text)
+    run("chroot", str(root), "systemctl", "--quiet", "enable", "guest-shell", "systemd-networkd")
+    run("chroot", str(root), "systemctl", "--quiet", "mask", *MASKED)
 
 
 # ---- the initrd ------------------------------------------------------------------------------------------------------
 
 
-def _initrd(root: Path, version: str) -> bytes:
+def initrd(root: Path, version: str, device: str = DEVICE) -> bytes:
     """busybox, the modules that lead to the root file system, in the order in which they load, and /init."""
     home = root / "lib/modules" / version
     modules = _ordered(home, MODULES)
@@ -238,12 +246,16 @@ def _initrd(root: Path, version: str) -> bytes:
     out = io.BytesIO()
     for directory in ("bin", "dev", "modules", "root"):
         _entry(out, directory, stat.S_IFDIR | 0o755)
-    _entry(out, "init", stat.S_IFREG | 0o755, _INIT.format(modules=" ".join(names)).encode())
+    _entry(out, "init", stat.S_IFREG | 0o755, _init(names, device))
     _entry(out, "bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes())
     for name, path in zip(names, modules, strict=True):
         _entry(out, f"modules/{name}", stat.S_IFREG | 0o644, (home / path).read_bytes())
     _entry(out, "TRAILER!!!", 0)
     return out.getvalue()
+
+
+def _init(modules: Iterable[str], device: str) -> bytes:
+    return _INIT.format(modules=" ".join(modules)).replace(f" {DEVICE} ", f" {device} ").encode()
 
 
 def _ordered(home: Path, wanted: Iterable[str]) -> list[str]:
@@ -268,10 +280,11 @@ def _entry(out: io.BytesIO, name: str, mode: int, data: bytes = b"") -> None:
         out.write(part + b"\0" * (-(out.tell() + len(part)) % 4))
 
 
-def _run(*command: str, **environment: str) -> None:
+def run(*command: str, **environment: str) -> None:
+    """A program, to its end. `Failed` with its last words if it fails."""
     done = subprocess.run(
         command,
-        env={"PATH": _path(), "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/"), **environment},
+        env={"PATH": path(), "LANG": "C.UTF-8", "HOME": os.environ.get("HOME", "/"), **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,306 @@
+"""Images of real guests: built by scripts inside, layer by layer, from a bare disk and from a cloud image."""
+
+import asyncio
+import hashlib
+import http.server
+import os
+import re
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from paddock.agent.bundle import bundling
+from paddock.agent.skills.hypervisor import disks as kinds
+from paddock.agent.skills.hypervisor import identities
+from paddock.agent.skills.hypervisor.disks.files import Files
+from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
+from paddock.agent.skills.hypervisor.errands.putting import Helper
+from paddock.agent.skills.hypervisor.images import Images
+from paddock.agent.skills.hypervisor.images.building import Means
+from paddock.agent.skills.hypervisor.images.store import Store
+from paddock.agent.skills.hypervisor.inside import Channels
+from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.hypervisor.ports import Plan
+from paddock.core.image import BuildScript, Chain, Entry, kernel_of
+from paddock.core.image import Image as Configured
+from paddock.core.machine import Size
+from tools import cloudimage
+from tools.guest import Image
+from tools.maven import Unavailable
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+
+MIB = 1 << 20
+LIMIT = timedelta(minutes=5)
+CMDLINE = "console=ttyS0 quiet mitigations=off"
+
+
+@dataclass
+class Yard:
+    """A host with real machines."""
+
+    root: Path
+    log: list[bytes] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        self.layout = Layout.of(self.root)
+        self.disks: Files = kinds.named("qcow2", self.root)
+        self.driver = Qemu(self.root, instance=self.layout.instance)
+        self.channels = Channels()
+        archive = bundling.archive
+        means = Means(
+            store=Store(self.layout, self.disks),
+            driver=self.driver,
+            inside=self.channels.inside,
+            book=_book,
+            archive=archive,
+            helper=Helper(self.driver, self.disks, instance=self.layout.instance, archive=archive),
+        )
+        self.images = Images(means)
+
+    async def ensure(self, chain: Chain) -> str:
+        self.log.clear()
+        return await self.images.ensure(chain, self.log.append)
+
+    @property
+    def said(self) -> str:
+        return b"".join(self.log).decode("utf-8", "replace")
+
+    async def is_clean(self) -> bool:
+        running = await self.driver.running(self.layout.instance)
+        return not running and not (self.layout.making.is_dir() and os.listdir(self.layout.making))
+
+    async def asked(self, digest: str, chain: Chain, script: str) -> str:
+        """What a script prints in a machine that was booted from an image."""
+        name = f"ask-{secrets.token_hex(4)}"
+        directory = self.layout.making / name
+        directory.mkdir(parents=True)
+        await self.disks.clone(self.images.volume(digest), directory / "disks")
+        kernel = kernel_of(chain)
+        plan = Plan(
+            name=f"paddock-{self.layout.instance}-{name}",
+            directory=directory,
+            memory=chain[-1].memory,
+            vcpus=1,
+            disks=await self.disks.disks(directory / "disks"),
+            kernel=Path(kernel.kernel) if kernel.kernel else None,
+            initrd=Path(kernel.initrd) if kernel.initrd else None,
+            cmdline=kernel.cmdline,
+        )
+        said: list[bytes] = []
+        try:
+            await self.driver.boot(plan)
+            async with self.channels.inside(directory) as guest:
+                await guest.parked(LIMIT)
+                await guest.wake(identities.of_nobody("asked"), LIMIT)
+                await guest.run(script, interpreter="/bin/sh -e", env={}, limit=LIMIT, output=said.append)
+        finally:
+            await self.driver.end(directory, plan.name)
+            await Store(self.layout, self.disks).drop(directory)
+        return b"".join(said).decode()
+
+
+@asynccontextmanager
+async def _book(size: Size) -> AsyncIterator[None]:
+    yield
+
+
+def script(name: str, run: str, files: Mapping[str, str] | None = None) -> BuildScript:
+    return BuildScript(name=name, run=run, files=files or {})
+
+
+ONE = script("one", "cat /etc/greeting; echo one >> /etc/layers; sync\n", {"/etc/greeting": "hello from a file\n"})
+TWO = script("two", "echo two >> /etc/layers; hostname; echo LEVEL $LEVEL\n")
+
+
+@pytest.fixture
+def debian(guest_image: Image) -> Chain:
+    base = Configured(
+        name="debian",
+        path=str(guest_image.disk),
+        kernel=str(guest_image.kernel),
+        initrd=str(guest_image.initrd),
+        cmdline=CMDLINE,
+        entry=Entry.HELPER,
+        memory=384 * MIB,
+        limit=LIMIT,
+    )
+    web = Configured(name="web", parent="debian", scripts=(ONE, TWO), memory=384 * MIB, limit=LIMIT)
+    return base, web
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    yard = Yard(tmp_path / "host")
+    await yard.images.open()
+    yield yard
+    await yard.images.close()
+    await yard.channels.close()
+    for one in await yard.driver.running(yard.layout.instance):
+        await yard.driver.end(yard.layout.making / one.name, one.name)
+
+
+async def test_an_image_is_built_by_its_scripts_and_healed(yard: Yard, debian: Chain) -> None:
+    leaf = await yard.ensure(debian)
+
+    assert "hello from a file" in yard.said
+    assert "the helper machine has put the agent in" in yard.said
+    told = await yard.asked(leaf, debian, "cat /etc/layers /etc/greeting; ls /etc/ssh; ls -A /opt/paddock-agent/state")
+    assert told.splitlines()[:3] == ["one", "two", "hello from a file"]
+    assert "ssh_host" not in told, "an image holds no host keys"
+
+    # Another second script: only its layer is built.
+    changed = replace(debian[1], scripts=(ONE, script("two", "echo changed >> /etc/layers\n")))
+    other = await yard.ensure((debian[0], changed))
+    assert "script one" not in yard.said
+    assert (await yard.asked(other, debian, "cat /etc/layers")).splitlines() == ["one", "changed"]
+    assert (await yard.asked(leaf, debian, "cat /etc/layers")).splitlines() == ["one", "two"]
+
+    # Removed by hand: built again.
+    await Store(yard.layout, yard.disks).remove(leaf)
+    assert await yard.ensure(debian) == leaf
+    assert "script two" in yard.said
+    assert "script one" not in yard.said
+    assert (await yard.asked(leaf, debian, "cat /etc/layers")).splitlines() == ["one", "two"]
+    assert await yard.is_clean()
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from paddock.core.image import Image
+from paddock.wire.specs import read_image
+from tests.e2e.test_images import Yard
+import json
+
+async def main():
+    yard = Yard(Path(sys.argv[1]))
+    await yard.images.open()
+    chain = tuple(read_image(one, "chain") for one in json.load(sys.stdin))
+    await yard.ensure(chain)
+
+asyncio.run(main())
+"""
+
+
+def die(root: Path, chain: Chain, point: str) -> int:
+    import json
+
+    from paddock.wire.specs import chain_params
+
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, str(root)],
+        input=json.dumps(chain_params(chain)),
+        env={**os.environ, "PADDOCK_FAULT": point, "PYTHONPATH": os.pathsep.join(sys.path)},
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return ran.returncode
+
+
+async def test_a_kill_while_a_real_machine_builds_leaves_nothing(yard: Yard, debian: Chain) -> None:
+    base = await yard.ensure(debian[:1])
+    points = ("hypervisor.image_booted", "hypervisor.image_changed", "hypervisor.image_off")
+    for point in points:
+        assert await asyncio.to_thread(die, yard.root, debian, point) == -9
+        if point != "hypervisor.image_off":
+            assert len(await yard.driver.running(yard.layout.instance)) == 1, "it outlives the agent"
+
+        await yard.images.open()
+
+        assert await yard.is_clean()
+        assert {layer.image for layer in Store(yard.layout, yard.disks).all()} == {"debian"}
+    leaf = await yard.ensure(debian)
+    assert leaf != base
+    assert (await yard.asked(leaf, debian, "cat /etc/layers")).splitlines() == ["one", "two"]
+
+
+class _Cutting(http.server.SimpleHTTPRequestHandler):
+    """Serves files with Range, and cuts the first answer in the middle."""
+
+    cuts: ClassVar[list[int]] = []
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is printed."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        size, start = path.stat().st_size, 0
+        self.asked.append(self.headers.get("Range", ""))
+        if found := re.fullmatch(r"bytes=([0-9]+)-", self.headers.get("Range", "")):
+            start = int(found[1])
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - start))
+        self.send_header("ETag", '"image"')
+        self.end_headers()
+        left = self.cuts.pop() if self.cuts else size - start
+        with path.open("rb") as file:
+            file.seek(start)
+            while left > 0 and (data := file.read(min(left, MIB))):
+                self.wfile.write(data)
+                left -= len(data)
+
+
+@pytest.fixture
+def cloud() -> Path:
+    try:
+        return cloudimage.image()
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def begin(directory: Path) -> str:
+        handler = partial(_Cutting, directory=str(directory))
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_address[1]}"
+
+    yield begin
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
+    yard: Yard, cloud: Path, serve: Callable[[Path], str]
+) -> None:
+    _Cutting.cuts, _Cutting.asked = [50 * MIB], []
+    digest = hashlib.sha256(await asyncio.to_thread(cloud.read_bytes)).hexdigest()
+    base = Configured(
+        name="cloud",
+        url=f"{serve(cloud.parent)}/{cloud.name}",
+        sha256=digest,
+        entry=Entry.NOCLOUD,
+        memory=512 * MIB,
+        limit=LIMIT,
+    )
+    chain = (base, Configured(name="web", parent="cloud", scripts=(ONE,), memory=512 * MIB, limit=LIMIT))
+
+    try:
+        leaf = await yard.ensure(chain)
+    finally:
+        print(yard.said)
+
+    assert _Cutting.asked == ["", f"bytes={50 * MIB}-"]
+    told = await yard.asked(leaf, chain, "cat /etc/layers; ls /etc/ssh 2>/dev/null || true; cloud-init --version 2>&1")
+    assert told.splitlines()[0] == "one"
+    assert await yard.is_clean()
