@@ -120,6 +120,29 @@ ELSEWHERE = {
         ),
         "../agent/test_disks.py::test_a_kill_at_any_step_is_made_up_for_by_the_same_command",
     ),
+    **dict.fromkeys(
+        ("hypervisor.net_recording", "hypervisor.net_recorded"),
+        "../agent/hypervisor/test_rootless.py::test_a_kill_while_networks_are_made_leaves_what_the_next_one_completes",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.net_forgetting", "hypervisor.net_forgotten"),
+        "../agent/hypervisor/test_rootless.py::test_a_kill_while_networks_go_leaves_what_the_next_one_removes",
+    ),
+    **dict.fromkeys(
+        ("cable.signing", "cable.signed"),
+        "../agent/hypervisor/test_rootless.py::test_a_kill_while_programs_sign_ends_with_one_of_each",
+    ),
+    **dict.fromkeys(
+        (
+            *("hypervisor.namespace_making", "hypervisor.namespace_made"),
+            *("hypervisor.taps_making", "hypervisor.taps_made"),
+        ),
+        "../agent/hypervisor/rooted_cases.py::test_a_kill_while_a_namespace_is_made_leaves_what_the_next_one_completes",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.namespace_removing", "hypervisor.namespace_removed"),
+        "../agent/hypervisor/rooted_cases.py::test_a_kill_while_a_namespace_goes_leaves_what_the_next_one_removes",
+    ),
     "origin.moved": "../agent/test_copy.py::test_a_copy_that_dies_while_it_begins_anew_goes_on_at_the_next_start",
     **dict.fromkeys(
         (

@@ -5,17 +5,21 @@ Its words are a directory and what to do: `open/ENVIRONMENT`, `wire/ENVIRONMENT/
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
+from paddock.agent.skills.hypervisor.networks.rooted import Rooted
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.core.machine import Nic, mac
 from paddock.wire.specs import NetworkSpec
 
 INSTANCE = "0a1b2c3d"
+ROOTED = "ROOTED"
+"""In the environment of one that does it with root."""
 
 
-async def carry_out(networks: Rootless, root: Path, verb: str, environment: str, machine: str) -> None:
+async def carry_out(networks: Rootless | Rooted, root: Path, verb: str, environment: str, machine: str) -> None:
     match verb:
         case "open":
             await networks.open(environment, [NetworkSpec(name="left")], ["127.0.0.0/8:9"])
@@ -30,7 +34,8 @@ async def carry_out(networks: Rootless, root: Path, verb: str, environment: str,
 
 async def main() -> None:
     root, words = Path(sys.argv[1]), sys.argv[2:]
-    async with Rootless(root / "networks", INSTANCE) as networks:
+    opened = Rooted(root / "networks", INSTANCE) if ROOTED in os.environ else Rootless(root / "networks", INSTANCE)
+    async with opened as networks:
         for word in words:
             verb, environment, machine = f"{word}//".split("/")[:3]
             await carry_out(networks, root, verb, environment, machine)

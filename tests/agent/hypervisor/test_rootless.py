@@ -460,7 +460,9 @@ def test_a_kill_while_programs_sign_ends_with_one_of_each(point: str, root: Path
 
 def test_a_directory_without_a_record_is_swept_with_all_that_runs_in_it(root: Path) -> None:
     plug(root, "e1", "a")
-    Host(root, "open/e1", "wire/e1/a").said()
+    first = Host(root, "open/e1", "wire/e1/a")
+    first.said()
+    first.killed()
     assert left_behind(root)
     (root / "networks" / name_for("e1") / "environment.json").unlink()
 

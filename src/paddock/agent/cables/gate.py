@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock.agent.cables import shapes
+from paddock.agent.cables.hosted import enter
 from paddock.agent.cables.orders import EVERY, Orders
 from paddock.agent.cables.proxy import HEAD, Bounds, Proxy
 from paddock.agent.cables.shapes import Facts
@@ -225,4 +226,8 @@ def main() -> None:
         sign_in(directory, name)
     except Refused:
         return  # the other one serves it
-    asyncio.run(Gate(Orders(directory / f"{name}.orders")).serve())
+    orders = Orders(directory / f"{name}.orders")
+    namespace = orders.peek().get("namespace", "")
+    if namespace:
+        enter(Path(namespace))
+    asyncio.run(Gate(orders).serve())

@@ -31,6 +31,12 @@ class Orders:
         except OSError:
             return  # looked at now and then all the same
 
+    def peek(self) -> dict[str, Any]:
+        """What it says at the start, where it cannot change. SystemExit if it is gone."""
+        found = self.news()
+        self._seen = None
+        return found or {}
+
     def news(self) -> dict[str, Any] | None:
         """What it says, if it has changed since it was last asked for. SystemExit if it is gone: nobody wants us."""
         try:

@@ -27,6 +27,9 @@ def sign_in(directory: Path, name: str) -> int:
     except BlockingIOError:
         os.close(lock)
         raise Refused(f"{name}: runs already") from None
+    if signed_in(directory, name) not in (None, trees.identify(os.getpid())):
+        os.close(lock)
+        raise Refused(f"{name}: runs already")  # a program of others, which has closed our lock
     own = trees.identify(os.getpid())
     if own is None:
         raise AssertionError("a running process has a start time")

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -126,39 +126,51 @@ class Homes:
 
     # The gate
 
-    async def keep_gate(self, directory: Path, known: Record) -> None:
-        """Its gate runs and serves the machines of the record, if anybody needs it."""
-        if not known.egress and self.metadata is None:
+    async def keep_gate(self, directory: Path, known: Record, *, metadata: bool = True) -> None:
+        """Its gate runs and serves the machines of the record, if anybody needs it.
+
+        `metadata`: it tells machines about themselves, too, where this host does that at all.
+        """
+        if not known.egress and not (metadata and self.metadata):
             await self.programs.drop(directory, uplink.GATE)
             return
         hand = directory / uplink.HAND
         if not hand.exists() or hand.read_text() != HAND_TEXT:
             hand.write_text(HAND_TEXT)
-        write_orders(directory, uplink.GATE, self._gate_orders(known))
+        write_orders(directory, uplink.GATE, self.gate_orders(known, metadata=metadata))
         await self.programs.keep(
             directory, uplink.GATE, ours("gate", self.name(known.environment), directory, uplink.GATE)
         )
 
-    def _gate_orders(self, known: Record) -> dict[str, JSON]:
-        guests: dict[str, JSON] = {}
+    def gate_orders(self, known: Record, *, metadata: bool) -> dict[str, JSON]:
+        """What a gate is told that serves machines at sockets of theirs."""
+        return {
+            "egress": list(known.egress),
+            "guests": self.guests(known, way_out=bool(known.egress), metadata=metadata),
+            "listen": [],
+            "log": str(self.access_log(known.environment)),
+        }
+
+    def guests(self, known: Record, *, way_out: bool = False, metadata: bool = False) -> dict[str, JSON]:
+        """Each machine: its cards, what it may know, its sockets for either purpose."""
+        found: dict[str, JSON] = {}
         for machine, wired in known.machines.items():
             facts = None
             if self.metadata is not None:
                 name = self.name(known.environment, machine)
                 facts = self.metadata.facts(name, machine, wired.nics, wired.keys).params()
-            guests[machine] = {
-                "macs": [],
-                "uplink": uplink.uplink_socket(machine) if known.egress else "",
-                "metadata": uplink.metadata_socket(machine) if facts else "",
+            found[machine] = {
+                "macs": [nic.mac.lower() for nic in wired.nics],
+                "uplink": uplink.uplink_socket(machine) if way_out else "",
+                "metadata": uplink.metadata_socket(machine) if facts and metadata else "",
                 "facts": facts,
             }
-        log = str(self.access_log(known.environment))
-        return {"egress": list(known.egress), "guests": guests, "listen": [], "log": log}
+        return found
 
-    def outward(self, directory: Path, known: Record, machine: str) -> list[Card]:
+    def outward(self, directory: Path, known: Record, machine: str, *, metadata: bool = True) -> list[Card]:
         """The cards that lead to the gate, the uplink last."""
         cards = []
-        if self.metadata is not None:
+        if metadata and self.metadata is not None:
             cards.append(uplink.metadata(known.environment, machine, directory))
         if known.egress:
             cards.append(uplink.uplink(known.environment, machine, directory))
@@ -166,12 +178,12 @@ class Homes:
 
     # The end
 
-    async def close(self, directory: Path, undo: Callable[[], None] | None = None) -> None:
+    async def close(self, directory: Path, undo: Callable[[], Awaitable[None]] | None = None) -> None:
         """Nothing of it is left: its programs, whatever `undo` undoes, its directory. Idempotent."""
         records.forget(directory)
         await self.programs.drop_all(directory)
         if undo is not None:
-            await asyncio.to_thread(undo)
+            await undo()
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
 

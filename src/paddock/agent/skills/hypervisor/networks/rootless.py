@@ -3,6 +3,7 @@
 Effects: idempotent. Everything follows from an environment's record, which is durable before anything else is there.
 """
 
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,11 +18,13 @@ from paddock.agent.skills.hypervisor.networks.homes import Homes, write_orders
 from paddock.agent.skills.hypervisor.networks.programs import Programs, ours
 from paddock.agent.skills.hypervisor.networks.record import Record, Wired
 from paddock.agent.skills.hypervisor.ports import Card
-from paddock.core.errors import Refused
+from paddock.core.errors import PaddockError, Refused
 from paddock.core.machine import Nic
 from paddock.wire import fields
 from paddock.wire.framing import JSON
 from paddock.wire.specs import NetworkSpec
+
+_log = logging.getLogger(__name__)
 
 _SWITCH = "net-"  # before a network's name, which is then no name of another file here
 
@@ -44,7 +47,11 @@ class Rootless:
         for directory in unowned:
             await self._homes.close(directory)
         for directory, known in found.items():
-            await self._serve(directory, known)
+            try:
+                await self._serve(directory, known)
+            except (PaddockError, OSError) as exc:
+                # One environment's trouble is not the host's: whoever owns it opens it again, and hears why.
+                _log.error("networks do not come back", extra={"environment": known.environment, "why": str(exc)})
         return self
 
     async def __aexit__(
