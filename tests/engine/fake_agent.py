@@ -7,6 +7,7 @@ from typing import Any
 
 from paddock.core.command import Command
 from paddock.core.errors import Refused
+from paddock.core.machine import Size
 from paddock.ports import Admitted, Desk
 from paddock.wire.hello import LOG_STREAM, Facts, Hello, Output, Relay, Status, TaskReport, TaskState
 from paddock.wire.messages import Code
@@ -66,6 +67,10 @@ class FakeAgent:
         self.cancelled: list[str] = []
         self.withheld: list[Output] = []
         self.running: dict[str, Command] = {}
+        self.capacity: Size | None = None
+        """What it says in hello that machines may have of it."""
+        self.carried: dict[tuple[str, str], int] = {}
+        """(environment, machine) → fence, as its records have it: what machine.list tells."""
         self.executed: list[str] = []
         """Ids of the commands that it began to carry out: what a ledger keeps from happening twice."""
         self.finals: dict[str, tuple[list[Output], Status]] = {}
@@ -114,7 +119,7 @@ class FakeAgent:
             boot_id=self.boot_id,
             ledger=self.ledger,
             methods=self.offers,
-            facts=Facts(hostname=self.id),
+            facts=Facts(hostname=self.id, capacity=self.capacity),
             fences=self.fences,
             epoch=self.epoch,
             seq=self.seq,
@@ -204,15 +209,34 @@ class FakeAgent:
         if reply.is_withheld:
             self.withheld += outputs
             outputs = []
+        if not reply.code:
+            self._carry(command)
         status = Status(
             task_id=command.id,
             state=TaskState.ERROR if reply.code else TaskState.COMPLETE,
             code=Code(reply.code) if reply.code else None,
             msg="so it was" if reply.code else None,
-            result=None if reply.code else {"address": "127.0.0.1", "exit": reply.exit, **reply.result},
+            result=None if reply.code else {**self._result(command, reply), **reply.result},
             outputs=lengths if reply.lengths is None else reply.lengths,
         )
         self.finals[command.id] = (outputs, status)
+
+    def _carry(self, command: Command) -> None:
+        key = (command.environment, command.machine)
+        match command.method:
+            case "machine.build" | "machine.clean":
+                self.carried[key] = command.fence
+            case "machine.destroy" | "machine.save":
+                self.carried.pop(key, None)
+
+    def _result(self, command: Command, reply: Reply) -> dict[str, Any]:
+        if command.method == "machine.list":
+            listed = [
+                {"environment": environment, "machine": machine, "fence": fence}
+                for (environment, machine), fence in self.carried.items()
+            ]
+            return {"machines": listed}
+        return {"address": "127.0.0.1", "exit": reply.exit}
 
     async def _say_the_end(self, id: str) -> None:
         outputs, status = self.finals[id]

@@ -24,6 +24,7 @@ from paddock.core.event import Change
 from paddock.core.host import State as HostState
 from paddock.core.job import NOOP, Job, Step
 from paddock.core.lease import Lease
+from paddock.core.machine import Size
 from paddock.core.run import Run
 from paddock.engine.admission import greet_nobody
 from paddock.engine.attending import Attending
@@ -278,9 +279,10 @@ class Scene:
         self.agents[id] = agent
         return agent
 
-    async def host_arrives(self) -> FakeAgent:
-        """The agent of the host `local` enrols and says hello; machines that it builds say hello themselves."""
-        agent = await self.enrol()
+    async def host_arrives(self, host: str = "local", *, capacity: Size | None = None) -> FakeAgent:
+        """The agent of a host enrols and says hello; machines that it builds say hello themselves."""
+        agent = await self.enrol(host)
+        agent.capacity = capacity
         finish, end = agent.finish, agent.end
 
         def is_built(command: Command, reply: Reply | None) -> bool:
@@ -309,6 +311,10 @@ class Scene:
         id = self.look(lambda tables: tables.hosts.find("local").agent)
         return self.agents[id]
 
+    def carrier(self, host: str) -> FakeAgent:
+        """The agent of a host."""
+        return self.agents[self.look(lambda tables: tables.hosts.find(host).agent)]
+
     async def machine_arrives(self, environment: str, machine: str) -> FakeAgent:
         """The agent of a machine says hello through its host."""
         agent = self.make_machine(environment, machine)
@@ -319,7 +325,7 @@ class Scene:
         """A machine with its agent, which runs whether a server does or not."""
         id = f"{environment}.{machine}"
         if id not in self.agents:
-            host = self.host
+            host = self.carrier(self.environment(environment).host)
             relay = Relay(agent=host.id, token=host.token, environment=environment, machine=machine, fence=1)
             self.agents[id] = FakeAgent(self.desk, id=id, relay=relay)
             for what, replies in self.machine_replies.items():

@@ -242,7 +242,8 @@ def with_machines(rest: str) -> str:
         ("machines: [{name: a, image: i}], networks: [{name: n, subnet: 10.0.0.0/30}]", "is not between /8 and /28"),
         ("machines: [{name: a, image: i}], networks: [{name: n, subnet: 127.0.0.0/24}]", "not a network for machines"),
         (
-            "networks: [{name: n, subnet: 10.0.0.0/16}, {name: m, subnet: 10.0.1.0/24}], machines: [{name: a, image: i}]",
+            "networks: [{name: n, subnet: 10.0.0.0/16}, {name: m, subnet: 10.0.1.0/24}], "
+            "machines: [{name: a, image: i}]",
             "networks[1].subnet: 10.0.1.0/24 overlaps 10.0.0.0/16 of network n",
         ),
         (

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from paddock.core import access
+from paddock.core import access, upkeep
 from paddock.core import command as commands
 from paddock.core import environment as environments
-from paddock.core import upkeep
 from paddock.core.agent import Agent, Kind
 from paddock.core.command import Command
 from paddock.core.environment import Environment

@@ -75,7 +75,6 @@ class Attending:
         lose(tables, host, now=now)
         return None
 
-
     def _carries_machines(self, host: Host) -> bool:
         settings = self._means.configuration().hosts.get(host.id)
         return settings is not None and SKILL in settings.skills

@@ -19,6 +19,7 @@ from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
 from paddock.engine.ordering import outdate
 from paddock.engine.specifying import fits, saved_name
+from paddock.engine.stocking import gives_way
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
@@ -66,8 +67,12 @@ class Cleaning:
 
     def _begin(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
         # One that was being saved may have lost machines to that.
+        configuration = self._means.configuration()
         is_last = (
-            environment.retiring or environment.has_saved or not fits(tables, self._means.configuration(), environment)
+            environment.retiring
+            or environment.has_saved
+            or not fits(tables, configuration, environment)
+            or gives_way(tables, configuration, environment)
         )
         last = replace(environment, retiring=is_last)
         cleaning = environments.move(last, environments.Signal.CLEAN, now=now)

@@ -231,18 +231,9 @@ def want(
 
 def make_room(tables: Tables, room: Room, wanted: Size, free: Size, *, now: datetime) -> None:
     """Retire what idles on a host, the longest idle first, if that and what is leaving anyway makes enough room."""
-    carried = [
-        one
-        for one in tables.environments.where(host=room.host, state=_LIVING)
-        if one.size is not None and one.state is not environments.State.SAVED
-    ]
-    for one in carried:
-        if one.state in _LEAVING and (one.retiring or one.state is environments.State.BROKEN):
-            free += one.size or Size()
-    idle = sorted(
-        (one for one in carried if one.state is environments.State.READY and not one.retiring),
-        key=lambda one: one.since,
-    )
+    free += _leaving(tables, room.host)
+    ready = tables.environments.where(host=room.host, state=environments.State.READY)
+    idle = sorted((one for one in ready if one.size is not None and not one.retiring), key=lambda one: one.since)
     if wanted.fits(free) or not wanted.fits(sum((one.size or Size() for one in idle), free)):
         return
     for one in idle:
@@ -250,6 +241,52 @@ def make_room(tables: Tables, room: Room, wanted: Size, free: Size, *, now: date
         free += one.size or Size()
         if wanted.fits(free):
             return
+
+
+def _leaving(tables: Tables, host: str) -> Size:
+    """What is on its way to be free on a host."""
+    going = tables.environments.where(host=host, state=sorted(_LEAVING))
+    sizes = [one.size or Size() for one in going if one.retiring or one.state is environments.State.BROKEN]
+    return sum(sizes, Size())
+
+
+def gives_way(tables: Tables, configuration: Configuration, environment: Environment) -> bool:
+    """Whether one that comes back is not cleaned but destroyed, because its room is wanted by who came first.
+
+    That is an image that is to be built on its host, or somebody who waits for another pool, and longer than everybody
+    who waits for its own: else a pool whose environments go from hand to hand would never let another one begin.
+    """
+    settings = configuration.hosts.get(environment.host)
+    if environment.spec is None or settings is None:
+        return False
+    room, leaving = booking.room_of(tables, settings), _leaving(tables, environment.host)
+    if room.whole is None or not room.is_open:
+        return False
+    if not room.reserved.fits(room.free + leaving):
+        return True
+    own = tables.leases.where(pool=environment.pool, state=leases.State.QUEUED, limit=1)
+    for pool in configuration.pools.values():
+        if not pool.is_virtual or pool.name == environment.pool:
+            continue
+        for demand in _demands(tables, pool)[:1]:
+            if own and own[0].asked <= demand.lease.asked:
+                continue
+            size = _size_on(tables, configuration, demand, room)
+            if size is not None and size.fits(room.whole) and not size.fits(room.open + leaving):
+                return True
+    return False
+
+
+def _size_on(tables: Tables, configuration: Configuration, demand: _Demand, room: Room) -> Size | None:
+    """What a demand takes on a host; None where it is not to come there."""
+    if demand.lease.fork_of:
+        origin = tables.environments.find(demand.lease.fork_of)
+        if origin is None or origin.spec is None or origin.host != room.host:
+            return None
+        return fork_size(origin)
+    if not suits(demand.pool, room) or booking.standings(tables, demand.pool, [room])[room.host] is not Standing.READY:
+        return None
+    return booking.sizes(tables, configuration, demand.pool, [room])[room.host]
 
 
 def retire(tables: Tables, environment: Environment, *, now: datetime, reason: str = "its pool changed") -> None:

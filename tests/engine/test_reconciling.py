@@ -1,0 +1,117 @@
+"""Reconciling: a host that comes back is asked what it carries; nothing of nobody's stays, nothing lost is lent."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.engine.fake_agent import Reply
+from tests.engine.scene import ANNA, Scene
+from tests.engine.virtual import ROOM, Virtual, open_virtual
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Virtual]:
+    async with open_virtual() as scene:
+        await scene.host_arrives("vm-1", capacity=ROOM)
+        yield scene
+
+
+async def come_back(scene: Virtual) -> None:
+    carrier = scene.carrier("vm-1")
+    await carrier.leave()
+    await scene.settle()
+    await carrier.say_hello()
+    await scene.settle()
+
+
+async def test_a_host_is_asked_each_time_it_comes_back(scene: Virtual) -> None:
+    assert len(scene.orders("machine.list")) == 1
+    await come_back(scene)
+    assert len(scene.orders("machine.list")) == 2
+
+
+async def test_a_machine_that_nobody_ever_heard_of_is_destroyed(scene: Virtual) -> None:
+    scene.carrier("vm-1").carried["other-9", "one"] = 4
+    await come_back(scene)
+    (order,) = scene.orders("machine.destroy")
+    assert (order.environment, order.machine, order.fence) == ("other-9", "one", 4)
+    assert scene.command(order.id).state == "complete"
+    assert scene.carrier("vm-1").carried == {}
+
+
+async def test_a_machine_of_an_environment_that_is_gone_is_destroyed(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    scene.configure(hosts=scene.configuration.hosts, images={}, pools={})
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    gone = scene.environment(lease.environment)
+    assert gone.state == "gone"
+    scene.carrier("vm-1").carried[gone.id, "node"] = 1
+    await come_back(scene)
+    assert [(one.environment, one.fence) for one in scene.orders("machine.destroy")][-1] == (gone.id, gone.fence)
+    assert scene.carrier("vm-1").carried == {}
+
+
+async def test_a_machine_that_is_lent_is_left_alone(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    await come_back(scene)
+    assert scene.orders("machine.destroy") == []
+    assert scene.lease(lease.id).state == "granted"
+
+
+async def test_an_environment_whose_machine_is_lost_is_broken_and_made_anew(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    scene.carrier("vm-1").carried.clear()
+    await come_back(scene)
+    assert scene.lease(lease.id).state == "revoked"
+    assert scene.lease(lease.id).reason == "host vm-1 came back without all of its machines"
+    assert scene.environment(lease.environment).state == "gone"
+
+
+async def test_one_that_was_built_after_the_question_is_not_missed(scene: Virtual) -> None:
+    carrier = scene.carrier("vm-1")
+    carrier.on("machine.list", Reply(is_running=True, result={"machines": []}))
+    await come_back(scene)
+    await scene.later(seconds=1)
+    lease = await scene.acquire("vm")
+    (asked,) = [one for one in carrier.running.values() if one.method == "machine.list"]
+    await carrier.finish(asked, Reply(result={"machines": []}))
+    await scene.settle()
+    assert scene.lease(lease.id).state == "granted"
+
+
+@pytest.mark.parametrize("told", [None, 5, [5, {"environment": 7}, {"machine": "x"}]])
+async def test_nonsense_is_nothing(scene: Virtual, told: object) -> None:
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": told}))
+    await come_back(scene)
+    assert scene.orders("machine.destroy") == []
+
+
+async def test_a_question_that_was_interrupted_is_asked_at_the_next_arrival(scene: Virtual) -> None:
+    scene.carrier("vm-1").on("machine.list", Reply(code="interrupted"), Reply())
+    await come_back(scene)
+    scene.carrier("vm-1").carried["other-9", "one"] = 4
+    await come_back(scene)
+    assert len(scene.orders("machine.destroy")) == 1
+
+
+async def test_a_lost_host_breaks_what_it_carried_and_it_is_destroyed_when_it_is_back(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    await scene.carrier("vm-1").leave()
+    await scene.later(minutes=6)
+    assert scene.environment(lease.environment).state == "broken"
+    assert scene.booked().memory > 0
+    await scene.carrier("vm-1").say_hello()
+    await scene.settle()
+    assert scene.environment(lease.environment).state == "gone"
+    assert scene.booked().memory == 0
+
+
+async def test_a_host_of_processes_is_not_asked(scene: Virtual) -> None:
+    plain = Scene()
+    await plain.start()
+    try:
+        agent = await plain.host_arrives()
+        assert "machine.list" not in agent.methods()
+    finally:
+        await plain.stop()

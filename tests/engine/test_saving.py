@@ -1,0 +1,205 @@
+"""Saving: the disks of what is held are kept, its machines let go; and brought up again as a new environment."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from paddock.core.environment import Environment, Hold
+from paddock.core.errors import Refused
+from paddock.core.machine import Size, Start
+from paddock.wire.specs import MachineSpec
+from tests.engine.fake_agent import Reply
+from tests.engine.scene import ANNA, BO, HOUR, ROOT, Scene
+from tests.engine.virtual import DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Virtual]:
+    pools = {"pair": pool_of("pair", machines=("one", "two"), max=1)}
+    async with open_virtual(pools=pools) as scene:
+        await scene.host_arrives("vm-1", capacity=ROOM)
+        scene.carrier("vm-1").on("machine.save", Reply(result={"bytes": 5}))
+        yield scene
+
+
+async def saved(scene: Virtual, *, ttl: timedelta = HOUR) -> Environment:
+    """An environment that anna had, of which the disks are kept."""
+    lease = await scene.acquire("pair")
+    await scene.people.hold(lease.environment, ttl=ttl, disks=True, identity=ANNA)
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    return scene.environment(lease.environment)
+
+
+async def forked(scene: Virtual, origin: str) -> str:
+    lease = await scene.people.fork(origin, holder="anna", ttl=None, wait=None, identity=ANNA)
+    await scene.settle()
+    return scene.lease(lease.id).environment
+
+
+async def test_its_disks_are_kept_once_it_is_held(room: Virtual) -> None:
+    environment = await saved(room)
+    assert room.states("environments", environment.id)[-3:] == ["held", "saving", "saved"]
+    assert [(one.machine, one.params["saved"]) for one in room.orders("machine.save")] == [
+        ("one", "pair-1.one"),
+        ("two", "pair-1.two"),
+    ]
+    assert {one.fence for one in room.orders("machine.save")} == {environment.fence}
+
+
+async def test_memory_and_vcpus_are_free_again_and_the_copies_are_booked(room: Virtual) -> None:
+    environment = await saved(room)
+    assert environment.size == Size(disk=10)
+    assert room.booked() == Size(disk=10)
+
+
+async def test_another_may_be_built_although_the_pool_may_have_only_one(room: Virtual) -> None:
+    await saved(room)
+    assert (await room.acquire("pair")).state == "granted"
+
+
+async def test_while_it_is_lent_it_is_only_a_wish_that_can_be_taken_back(room: Virtual) -> None:
+    lease = await room.acquire("pair")
+    await room.people.hold(lease.environment, ttl=HOUR, disks=True, identity=ANNA)
+    await room.people.release_environment(lease.environment, identity=ANNA)
+    await room.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await room.settle()
+    assert room.orders("machine.save") == []
+
+
+async def test_one_that_cannot_be_saved_stays_held_with_the_reason(room: Virtual) -> None:
+    room.carrier("vm-1").on("machine.save", Reply(code="refused"))
+    environment = await saved(room)
+    assert environment.state == "held"
+    assert environment.reason == "not saved: one: machine.save refused: so it was"
+    await room.people.release_environment(environment.id, identity=ANNA)
+    await room.settle()
+    assert room.environment(environment.id).state == "gone"
+
+
+async def test_a_pool_says_how_much_is_kept(room: Virtual) -> None:
+    pool = pool_of("pair", machines=("one", "two"), max=1, hold=Hold(longest=HOUR, space=100))
+    room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
+    await saved(room)
+    assert [one.params["most"] for one in room.orders("machine.save")] == [50, 50]
+    await saved(room)
+    assert [one.params["most"] for one in room.orders("machine.save")][2:] == [45, 45]
+    lease = await room.acquire("pair")
+    with pytest.raises(Refused, match="pool pair holds for at most 1h 00m 00s"):
+        await room.people.hold(lease.environment, ttl=2 * HOUR, identity=ANNA)
+
+
+async def test_it_ends_with_its_time_and_its_copies_are_removed(room: Virtual) -> None:
+    environment = await saved(room)
+    await room.later(hours=1)
+    assert room.environment(environment.id).state == "gone"
+    assert [one.params["saved"] for one in room.orders("machine.forget")] == ["pair-1.one", "pair-1.two"]
+    assert room.booked() == Size()
+
+
+async def test_it_can_be_kept_longer_and_given_up_earlier(room: Virtual) -> None:
+    environment = await saved(room)
+    await room.later(minutes=50)
+    await room.people.hold(environment.id, ttl=HOUR, identity=ANNA)
+    await room.later(minutes=50)
+    assert room.environment(environment.id).state == "saved"
+    await room.people.release_environment(environment.id, identity=ANNA)
+    await room.settle()
+    assert room.environment(environment.id).state == "gone"
+
+
+async def test_a_fork_is_a_new_environment_of_the_copies_booted_cold(room: Virtual) -> None:
+    origin = await saved(room)
+    id = await forked(room, origin.id)
+    environment = room.environment(id)
+    assert (environment.state, environment.fork_of, environment.host) == ("leased", "pair-1", "vm-1")
+    assert environment.size == Size(memory=2 * GIB, vcpus=2, disk=4 * GIB)
+    specs = [MachineSpec.read(one.params["spec"], "spec") for one in room.orders("machine.build")[-2:]]
+    assert [(spec.saved, spec.start) for spec in specs] == [("pair-1.one", Start.BOOT), ("pair-1.two", Start.BOOT)]
+
+
+async def test_several_forks_are_each_their_own(room: Virtual) -> None:
+    origin = await saved(room)
+    assert len({await forked(room, origin.id), await forked(room, origin.id)} - {""}) == 2
+
+
+async def test_a_fork_goes_to_nobody_else_and_is_destroyed_afterwards(room: Virtual) -> None:
+    origin = await saved(room)
+    room.carrier("vm-1").on("machine.build", Reply(is_running=True))
+    forking = await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA)
+    other = await room.acquire("pair", owner=BO)
+    for command in list(room.carrier("vm-1").running.values()):
+        await room.carrier("vm-1").finish(command)
+    await room.settle()
+    lease = room.lease(forking.id)
+    assert room.environment(lease.environment).fork_of == origin.id
+    assert room.environment(room.lease(other.id).environment).fork_of == ""
+    await room.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await room.settle()
+    assert room.environment(lease.environment).state == "gone"
+
+
+async def test_the_copies_stay_until_the_last_fork_of_them_is_gone(room: Virtual) -> None:
+    origin = await saved(room)
+    id = await forked(room, origin.id)
+    await room.people.release_environment(origin.id, identity=ANNA)
+    await room.settle()
+    assert room.orders("machine.forget") == []
+    lease = room.lease(room.environment(id).lease)
+    await room.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await room.settle()
+    assert len(room.orders("machine.forget")) == 2
+    assert room.environment(origin.id).state == "gone"
+
+
+async def test_a_fork_waits_for_room_like_everybody(room: Virtual) -> None:
+    origin = await saved(room)
+    room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"vm": VM, **room.configuration.pools})
+    held = [await room.acquire("vm") for _ in range(6)]
+    lease = await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA)
+    await room.settle()
+    assert room.lease(lease.id).state == "queued"
+    for one in held[:2]:
+        await room.people.release(one.id, fence=one.fence, identity=ROOT)
+    await room.settle()
+    assert room.lease(lease.id).state == "granted"
+    assert room.booked().fits(ROOM)
+
+
+async def test_who_waits_for_disks_that_are_given_up_is_told(room: Virtual) -> None:
+    origin = await saved(room)
+    await room.people.drain_host("vm-1", identity=ROOT)
+    lease = await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA)
+    await room.people.release_environment(origin.id, identity=ANNA)
+    await room.settle()
+    ended = room.lease(lease.id)
+    assert (ended.state, ended.reason) == ("impossible", "pair-1: its disks are gone")
+
+
+async def test_what_has_no_copies_cannot_be_forked(room: Virtual) -> None:
+    lease = await room.acquire("pair")
+    with pytest.raises(Refused, match="pair-1: it is leased, its disks are not saved") as refused:
+        await room.people.fork(lease.environment, holder="anna", ttl=None, wait=None, identity=ANNA)
+    assert refused.value.hint == "paddock env hold pair-1 --disks"
+
+
+async def test_another_person_forks_nothing_that_is_held_by_one(room: Virtual) -> None:
+    origin = await saved(room)
+    with pytest.raises(Refused, match="it is held by anna"):
+        await room.people.fork(origin.id, holder="bo", ttl=None, wait=None, identity=BO)
+
+
+async def test_processes_have_no_disks_to_keep(scene: Scene) -> None:
+    lease = await scene.acquire("pair")
+    with pytest.raises(Refused, match="its machines are processes, without disks of their own"):
+        await scene.people.hold(lease.environment, ttl=HOUR, disks=True, identity=ANNA)
+
+
+async def test_a_changed_image_does_not_keep_copies_from_being_forked(room: Virtual) -> None:
+    origin = await saved(room)
+    other = replace(DEBIAN, kernel="/srv/other")
+    room.configure(hosts=hosts("vm-1"), images={"debian": other}, pools=room.configuration.pools)
+    await room.settle()
+    assert room.environment(await forked(room, origin.id)).state == "leased"
