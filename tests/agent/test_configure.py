@@ -462,6 +462,15 @@ def test_systemd_finds_nothing_wrong_with_the_unit(image: Path, confined: str, t
     assert ("NoNewPrivileges=yes" in text) == (confined == "yes")
 
 
+@needs_root
+def test_an_agent_on_a_line_waits_for_no_network(image: Path) -> None:
+    """Its machine may have none, and systemd waits two minutes for one."""
+    for words, waits in ((["--url", URL], True), (["--line", "virtio:/dev/virtio-ports/org.paddock.0"], False)):
+        assert run(["configure", "--root", str(image), *words, "--skills", "script,file,system"]) == 0
+        text = (image / "etc/systemd/system/paddock-agent.service").read_text()
+        assert ("network-online" in text) == waits
+
+
 # What cannot be meant
 
 

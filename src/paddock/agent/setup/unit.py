@@ -19,9 +19,7 @@ _HEAD = """\
 
 [Unit]
 Description=Paddock agent
-Wants=network-online.target
-After=network-online.target
-# It connects for ever; so systemd never gives it up either.
+{network}# It connects for ever; so systemd never gives it up either.
 StartLimitIntervalSec=0
 
 [Service]
@@ -48,6 +46,12 @@ LimitNOFILE=65536
 # A task that eats all memory is ended by its own group; it never takes the service along.
 OOMPolicy=continue
 """
+
+_ONLINE = """\
+Wants=network-online.target
+After=network-online.target
+"""
+"""Not for who is spoken to on a line: its machine may have no network, and systemd waits two minutes for one."""
 
 _OPEN = """
 # Tasks inherit whatever the service is shut out of, so only what no skill needs is shut. Left out on purpose:
@@ -99,6 +103,7 @@ def text(conf: Conf, *, command: Sequence[str], places: Sequence[Path]) -> str:
         base=conf.base,
         watchdog=WATCHDOG,
         half=WATCHDOG // 2,
+        network="" if conf["connection.line"] else _ONLINE,
     )
     if not conf.is_set("service.confined"):
         return head + _OPEN + _TAIL
