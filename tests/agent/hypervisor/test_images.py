@@ -372,6 +372,8 @@ async def test_a_file_of_the_host_is_read_once_and_again_when_it_has_changed(hou
     second = await house.images.ensure((debian,))
 
     assert first != second
+    known = json.loads((house.layout.images / "sources.json").read_text())
+    assert list(known.values()) == [digests((debian,))[0]], "what it was before is forgotten"
     assert second == digests((debian,))[-1]
 
 

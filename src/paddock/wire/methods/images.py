@@ -30,7 +30,8 @@ METHODS = (
         toward=Toward.AGENT,
         effect=Effect.READ,
         role=Role.PERSON,
-        result="{layers: [{digest, parent, images[], script, bytes, apparent, built, used, clones}], templates: [...]}",
+        result="{layers: [{digest, parent, images[], script, bytes, apparent, built, used, clones, damage}], "
+        "templates: [{key, layer, bytes, built, used, clones}]}",
     ),
     Method(
         name="image.collect",

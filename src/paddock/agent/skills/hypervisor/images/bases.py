@@ -56,9 +56,10 @@ class Sources:
         return known if isinstance(known, str) else ""
 
     def note(self, key: str, sha256: str) -> None:
-        """It has this content."""
+        """It has this content; what a file of the host had before is forgotten."""
         told = durable.read(self._path)
-        durable.write(self._path, {**(told if isinstance(told, dict) else {}), key: sha256})
+        known = told if isinstance(told, dict) else {}
+        durable.write(self._path, {**{one: known[one] for one in known if _file(one) != _file(key)}, key: sha256})
 
     def forget(self, sha256: str) -> None:
         """Whoever asks for what had this content looks again."""
@@ -76,6 +77,10 @@ def key_of(image: Image) -> str:
     except OSError as exc:
         raise Missing(f"image {image.name}: {image.path}: {exc.strerror}") from None
     return f"{image.path}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}"
+
+
+def _file(key: str) -> str:
+    return key.rsplit(":", 3)[0] if key.startswith("/") else key
 
 
 def known(image: Image, sources: Sources) -> str:
