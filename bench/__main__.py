@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cloning, hearing, lending, logs, machine, ordering, resting
+from bench import cloning, hearing, lending, logs, machine, ordering, resting, wires
 from bench.aims import (
     AGENT,
     AGENT_RSS,
@@ -40,6 +40,9 @@ from bench.aims import (
     SCRIPTS,
     SERVER_RSS,
     START,
+    SWITCH_DELAY,
+    SWITCH_RATE,
+    SWITCH_RSS,
     TAIL_P95,
 )
 from bench.figure import Figure, Measured, figure, missing
@@ -83,6 +86,7 @@ PARTS: Mapping[str, Part] = {
     "clones": _machines(cloning.overlays, CLONE, CLONE_1),
     "clones-btrfs": _machines(cloning.snapshots, CLONE_BTRFS),
     "clones-xfs": _machines(cloning.references, CLONE_XFS),
+    "switch": _machines(wires.switched, SWITCH_RATE, SWITCH_DELAY, SWITCH_RSS),
 }
 """By name."""
 

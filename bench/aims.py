@@ -36,6 +36,9 @@ CLONE = "clone_p95_ms"
 CLONE_1 = "clone_1gib_p95_ms"
 CLONE_BTRFS = "clone_btrfs_p95_ms"
 CLONE_XFS = "clone_xfs_p95_ms"
+SWITCH_RATE = "switch_mb_per_s"
+SWITCH_DELAY = "switch_round_trip_us"
+SWITCH_RSS = "switch_rss_mb"
 
 
 def _aims(bench: str, *rows: tuple[str, str, Better, float | None, str, int]) -> dict[str, Aim]:
@@ -134,6 +137,16 @@ AIMS: Mapping[str, Mapping[str, Aim]] = {
         (CLONE_1, "ms", Better.LOWER, 15, "the same for a disk of 1 GiB", 2),
         (CLONE_BTRFS, "ms", Better.LOWER, 15, "the disk of 20 GiB on btrfs, by a snapshot of its subvolume", 2),
         (CLONE_XFS, "ms", Better.LOWER, 15, "the disk of 20 GiB on XFS, by reflink", 2),
+        (
+            SWITCH_RATE,
+            "MB/s",
+            Better.HIGHER,
+            None,
+            "frames of 1,500 bytes from one card to another through the switch of a private network without root",
+            0,
+        ),
+        (SWITCH_DELAY, "µs", Better.LOWER, None, "one frame there and one back through that switch, p50", 0),
+        (SWITCH_RSS, "MB", Better.LOWER, None, "resident memory of that switch", 1),
     ),
 }
 """Bench → key → aim, in the order of the tables."""

@@ -340,7 +340,8 @@ KEYS = (
     Key(
         section="hypervisor",
         name="metadata",
-        doc="Serve EC2 and OpenStack metadata to guests at this address of theirs: 169.254.169.254:80. Empty: none.",
+        doc="Tell guests about themselves over HTTP, as EC2 and OpenStack do. 169.254.169.254:80: those of private\n"
+        "networks; an address and port of this host: those on its bridges, too. Empty: none.",
         check=line,
     ),
     Key(

@@ -1,4 +1,4 @@
-"""What an environment's guests may reach outside: a list of hosts, names and networks, each with a port."""
+"""What guests may reach outside: a list of names, addresses and networks, with ports."""
 
 import ipaddress
 import re

@@ -46,6 +46,12 @@ class Plug:
         self._line: socket.socket | None = None
         self._heard = b""
 
+    @property
+    def line(self) -> socket.socket:
+        """What it is joined by."""
+        assert self._line is not None
+        return self._line
+
     def close(self) -> None:
         self.lose()
         self._listener.close()

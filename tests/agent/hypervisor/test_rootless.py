@@ -312,9 +312,29 @@ async def test_a_machine_is_told_about_itself_and_about_nobody_else(root: Path) 
     assert left_behind(root) == []
 
 
-async def test_a_file_of_keys_that_cannot_be_read_is_refused_by_its_name(root: Path) -> None:
-    with pytest.raises(Refused, match="nowhere"):
-        Metadata(authorized_keys=root / "nowhere").keys()
+def test_the_service_is_configured_by_an_address_and_files(tmp_path: Path) -> None:
+    keys, data = tmp_path / "keys", tmp_path / "data"
+    keys.write_text("# operator\nssh-ed25519 AAAA operator\n")
+    data.write_text("#cloud-config\n")
+
+    assert Metadata.configured("", data, keys) is None
+    own = Metadata.configured("169.254.169.254:80", data, keys)
+    assert own == Metadata(user_data="#cloud-config\n", authorized_keys=keys)
+    assert own.keys() == ("ssh-ed25519 AAAA operator",)
+    seed = Metadata.configured("127.0.0.1:8080", None, None)
+    assert seed == Metadata(listen_addr="127.0.0.1", listen_port=8080)
+
+
+@pytest.mark.parametrize("place", ["8080", "localhost:8080", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536"])
+def test_what_is_no_address_is_refused(place: str) -> None:
+    with pytest.raises(Refused, match="is no ADDRESS:PORT"):
+        Metadata.configured(place, None, None)
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
+    for user_data, keys in ((tmp_path / "nowhere", None), (None, tmp_path / "nowhere")):
+        with pytest.raises(Refused, match="nowhere"):
+            Metadata.configured("127.0.0.1:8080", user_data, keys)
 
 
 async def test_who_asks_for_the_way_out_is_in_the_access_log_which_stays(networks: Rootless, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""One end of a cable: a stream of frames, each with its length before it, to a machine's card.
+"""One end of a cable: frames, each with its length before it, to a machine's card.
 
 Effects: none of its own; it dials a socket and carries what it is given.
 """

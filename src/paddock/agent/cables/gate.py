@@ -1,4 +1,4 @@
-"""The gate of an environment: one process that serves what its guests may ask of the host, and nothing else.
+"""The gate of an environment: serves what its guests may ask of the host, nothing else.
 
 Effects: idempotent; it serves what its orders say and keeps nothing but the access log.
 

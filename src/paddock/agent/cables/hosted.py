@@ -1,4 +1,4 @@
-"""A program of others in a network namespace: it is started under a name of ours, and found by that.
+"""A program of others in a network namespace, started and found under a name of ours.
 
 Effects: none but those of the program.
 """

@@ -1,4 +1,4 @@
-"""The way out of an environment: an HTTP proxy that lets its guests reach what is on a list, and nothing else.
+"""The way out of an environment: an HTTP proxy to what is on a list, and nothing else.
 
 Effects: none but connections, and lines in an access log.
 

@@ -1,4 +1,4 @@
-"""How a program of this package says who it is, so that there is one of each, and whoever started it may die.
+"""How a program says who it is: one of each, found again by whoever comes after.
 
 Effects: idempotent; the record appears whole or not at all, and is believed only while its process lives.
 """

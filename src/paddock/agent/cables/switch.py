@@ -1,4 +1,4 @@
-"""A switch: one process for one private network, which dials each machine's card and carries frames between them.
+"""A switch: one process for a private network; it dials the cards and carries frames.
 
 Effects: idempotent; it keeps nothing but what it has learned, and begins anew wherever it is started again.
 

@@ -23,11 +23,12 @@ from paddock.agent.skills.hypervisor.inside import Channels
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.machines import Machines
 from paddock.agent.skills.hypervisor.metadata import Metadata
+from paddock.agent.skills.hypervisor.networks.rooted import Rooted
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Deed, Place
-from paddock.core.errors import Broken, Refused
+from paddock.core.errors import Broken
 
 
 def layout(place: Place) -> Layout:
@@ -46,7 +47,8 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
     await driver.check()
     channels = Channels()
     async with AsyncExitStack() as stack:
-        networks = await stack.enter_async_context(_networks(chosen, where))
+        networks = _networks(chosen, where)
+        await stack.enter_async_context(networks)
         stack.push_async_callback(channels.close)
         images = Images(
             Means(
@@ -98,14 +100,11 @@ async def _disks(chosen: Hypervisor, where: Layout) -> Files:
     return disks
 
 
-def _networks(chosen: Hypervisor, where: Layout) -> Rootless:
-    if chosen.networks != "rootless":
-        raise Refused(f"hypervisor: networks {chosen.networks} are not there yet", hint="networks = rootless")
-    return Rootless(where.networks, where.instance, metadata=_metadata(chosen))
-
-
-def _metadata(chosen: Hypervisor) -> Metadata | None:
-    return None
+def _networks(chosen: Hypervisor, where: Layout) -> Rootless | Rooted:
+    metadata = Metadata.configured(chosen.metadata, chosen.user_data, chosen.authorized_keys)
+    if chosen.networks == "rooted":
+        return Rooted(where.networks, where.instance, bridges=chosen.bridges, metadata=metadata)
+    return Rootless(where.networks, where.instance, metadata=metadata)
 
 
 def _keys(file: Path | None) -> tuple[str, ...]:

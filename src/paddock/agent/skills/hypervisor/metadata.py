@@ -1,4 +1,4 @@
-"""The metadata service of a host, as configured, and what it tells each machine about itself.
+"""The metadata service of a host, as configured, and what it tells each machine.
 
 Effects: none but reading the file of keys.
 """
@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.agent.cables.shapes import Card, Facts
+from paddock.core.egress import parse
 from paddock.core.errors import Refused
 from paddock.core.machine import Nic
+
+OWN = "169.254.169.254:80"
+"""Where images look for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,32 @@ class Metadata:
     """A file of public keys that may log in to every machine, beside those of its lease."""
     user_data: str = ""
 
+    @classmethod
+    def configured(cls, place: str, user_data: Path | None, authorized_keys: Path | None) -> "Metadata | None":
+        """From agent.conf: `place` is ADDRESS:PORT, and none at all without it. Refused, saying why, if it cannot be.
+
+        At the address that images look for, guests of private networks are served, and nobody else.
+        """
+        if not place:
+            return None
+        address, _, port = place.rpartition(":")
+        if parse(address) is None or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise Refused(f"hypervisor: metadata {place} is no ADDRESS:PORT", hint=OWN)
+        said = ""
+        if user_data is not None:
+            try:
+                said = user_data.read_text("utf-8")
+            except (OSError, ValueError) as exc:
+                raise Refused(f"{user_data}: {exc}", hint="[hypervisor] user-data") from exc
+        found = cls(
+            listen_addr="" if place == OWN else address.strip("[]"),
+            listen_port=0 if place == OWN else int(port),
+            authorized_keys=authorized_keys,
+            user_data=said,
+        )
+        found.keys()
+        return found
+
     def keys(self) -> tuple[str, ...]:
         """The lines of the file. Refused, saying why, if it cannot be read."""
         if self.authorized_keys is None:
@@ -33,7 +63,9 @@ class Metadata:
         try:
             lines = self.authorized_keys.read_text("utf-8").splitlines()
         except (OSError, ValueError) as exc:
-            raise Refused(f"{self.authorized_keys}: {exc}", hint="a file with a public key a line") from exc
+            raise Refused(
+                f"{self.authorized_keys}: {exc}", hint="[hypervisor] authorized-keys: a file with a public key a line"
+            ) from exc
         return tuple(line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
     def facts(self, name: str, machine: str, nics: Sequence[Nic], keys: Sequence[str]) -> Facts:

@@ -1,1 +1,1 @@
-"""Networks of environments: joined without root by switches of ours, or with root by bridges."""
+"""Networks of environments: without root by switches of ours, or with root by bridges."""

@@ -1,4 +1,4 @@
-"""An environment's network namespace: bridges, taps and filters, made as its record says, and gone with it.
+"""An environment's network namespace: bridges, taps and filters, as its record says.
 
 Effects: idempotent; what is there already stays, what is there and should not be goes. Needs root. Of the host's own
 interfaces only taps on bridges that its configuration allows are touched.

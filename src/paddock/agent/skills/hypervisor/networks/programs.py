@@ -1,4 +1,4 @@
-"""The programs of an environment's networks: started, found again, started again when they die, ended.
+"""The programs of an environment's networks: started, found again, restarted, ended.
 
 Effects: idempotent. A program says itself who it is, under a lock, and outlives the agent: whoever comes after finds it
 by that, and never has two of it.

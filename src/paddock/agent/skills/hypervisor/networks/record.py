@@ -1,4 +1,4 @@
-"""What a host remembers of an environment's networks, in a file: all that their programs are told follows from it.
+"""What a host remembers of an environment's networks, in a file; all else follows from it.
 
 Effects: idempotent; the file appears whole or not at all and is durable when `save` returns.
 """

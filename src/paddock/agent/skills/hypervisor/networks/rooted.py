@@ -1,4 +1,4 @@
-"""Networks with root: bridges and taps in a namespace for each environment, leases by dnsmasq, filters by nftables.
+"""Networks with root: bridges and taps in a namespace, leases by dnsmasq, filters by nft.
 
 Effects: idempotent. Everything follows from an environment's record, which is durable before anything else is there;
 names are uniform, so that what nobody owns is found.

@@ -1,4 +1,4 @@
-"""Networks without root: one small switch for each, which dials the machines' cards; a gate for what leads outside.
+"""Networks without root: a small switch for each, and a gate for what leads outside.
 
 Effects: idempotent. Everything follows from an environment's record, which is durable before anything else is there.
 """

@@ -1,4 +1,4 @@
-"""What nftables, dnsmasq and tc are told of an environment's networks: texts, from its record.
+"""What nftables, dnsmasq and tc are told of an environment's networks, by its record.
 
 Effects: none.
 """

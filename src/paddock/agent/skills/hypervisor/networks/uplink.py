@@ -1,4 +1,4 @@
-"""A guest's way to its gate: cards of QEMU's own that lead there and nowhere else, and the variables that say so.
+"""A guest's way to its gate: cards that lead there alone, and the variables that say so.
 
 Effects: none.
 """
