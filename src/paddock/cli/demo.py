@@ -1,6 +1,5 @@
 """`paddock demo`: the main job on this machine, from a comment on a Gerrit to the report."""
 
-import importlib
 import re
 import signal
 import sys
@@ -29,25 +28,41 @@ _PROJECT = "openstack-dev/ci-sandbox"
 _HELLO = "Is anybody listening?"
 
 
-@click.command("demo", cls=Verb, example="paddock demo\npaddock demo --once --json\npaddock demo --gerrit ~/gerrit.war")
+@click.command(
+    "demo",
+    cls=Verb,
+    example="paddock demo\npaddock demo --once --json\npaddock demo --machines qemu\npaddock demo --gerrit ~/gerrit.war",
+)
 @click.option("--once", is_flag=True, help="End when it is over; exit 0 only if all verdicts are right.")
 @click.option("--gerrit", "is_real", is_flag=True, help="On a real Gerrit, started here; only from a source checkout.")
+@click.option(
+    "--machines",
+    type=click.Choice(["local", "qemu"]),
+    default="local",
+    show_default=True,
+    help="What the machines are: directories, or virtual machines; these only from a source checkout.",
+)
 @click.option("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="Where to serve. Default: any free port.")
 @click.argument("war", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @json_option
-def demo(once: bool, is_real: bool, listen: str, war: Path | None, as_json: bool) -> int:
+def demo(once: bool, is_real: bool, machines: str, listen: str, war: Path | None, as_json: bool) -> int:
     """See the main job done: a comment becomes an environment, two runs and a report.
 
     Starts a server and a host's agent in a temporary directory, plays a recorded Gerrit stream, and serves until
-    Ctrl-C. With --gerrit [WAR], a real Gerrit gets a change and the comment instead. Nothing is left behind.
+    Ctrl-C. With --gerrit [WAR], a real Gerrit gets a change and the comment instead. With --machines qemu the two
+    machines are virtual ones, made of two images that are built first and kept. Nothing else is left behind.
     """
     if war is not None and not is_real:
         raise click.UsageError("WAR: it belongs to --gerrit", click.get_current_context())
+    if is_real and machines != "local":
+        raise click.UsageError("--gerrit: its demo is on local machines", click.get_current_context())
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a polite end passes through every `finally`
     with _screen(to_stderr=as_json) as (say, status):
         if is_real:
             code = _with_gerrit(war, say, status, began, listen=listen, once=once, as_json=as_json)
+        elif machines == "qemu":
+            code = _on_guests(say, status, began, listen=listen, once=once, as_json=as_json)
         else:
             code = _replayed(say, status, began, listen=listen, once=once, as_json=as_json)
     return code
@@ -92,6 +107,26 @@ def _replayed(say: Say, status: Callable[[str], None], began: float, *, listen: 
             say("forge     review: 23 recorded events of a Gerrit, played")
             say("")
             return _perform(client, made, say, status, began, wanted=REPLAYED, limit=_LIMIT, once=once, as_json=as_json)
+
+
+def _on_guests(say: Say, status: Callable[[str], None], began: float, *, listen: str, once: bool, as_json: bool) -> int:
+    """The same on virtual machines, which reach each other over a private network and nobody else."""
+    from paddock.cli import guests
+    from paddock.cli.play import REPLAYED
+    from paddock.cli.stage import stage
+
+    status("making the images of the two machines (the first time this takes a minute or two)")
+    with guests.served() as images, stage() as made:
+        status("starting the server")
+        with made.start_server(made.lay_out(configuration=guests.configuration(images)), listen=listen) as client:
+            say(f"server    {client.place.url}", "bold")
+            say(f"state     {made.state}")
+            made.start_agent(client, "local", "--skills", "hypervisor", "--hypervisor", f"storage={guests.storage()}")
+            say("agent     host local: the skill hypervisor, on this machine")
+            say("forge     review: 23 recorded events of a Gerrit, played")
+            say("")
+            limit = time.monotonic() - began + guests.LIMIT
+            return _perform(client, made, say, status, began, wanted=REPLAYED, limit=limit, once=once, as_json=as_json)
 
 
 def _perform(
@@ -142,15 +177,6 @@ def _perform(
 # ---- on a real Gerrit ------------------------------------------------------------------------------------------------
 
 
-def _tool() -> Any:
-    """tools/gerrit.py of the source checkout; it is no part of the package."""
-    root = Path(__file__).parents[3]
-    if not (root / "tools" / "gerrit.py").is_file():
-        raise Broken("demo: --gerrit works from a source checkout only", hint="git clone it, then: ./dev demo --gerrit")
-    sys.path.insert(0, str(root))
-    return importlib.import_module("tools.gerrit")
-
-
 def _with_gerrit(
     war: Path | None,
     say: Say,
@@ -161,10 +187,11 @@ def _with_gerrit(
     once: bool,
     as_json: bool,
 ) -> int:
+    from paddock.cli import checkout
     from paddock.cli.play import Wanted
     from paddock.cli.stage import stage
 
-    tool = _tool()
+    tool = checkout.tool("gerrit", option="--gerrit")
     status("starting Gerrit (the first time it is fetched and prepared, which takes some minutes)")
     try:
         with tool.running(war) as gerrit, stage() as made:

@@ -76,14 +76,14 @@ class Stage:
         url = json.loads(record.read_text())["url"]
         return Client(url, token=(self.state / "operator.token").read_text().strip())
 
-    def start_agent(self, client: "Client", host: str) -> None:
-        """The agent of a host; it is online when it says so, which nobody has to wait for."""
+    def start_agent(self, client: "Client", host: str, *words: str) -> None:
+        """The agent of a host, with these options; it is online when it says so, which nobody has to wait for."""
         from paddock.client import calls
 
         code = client.send(calls.enrol(host, ttl=300)).code
         state = self.directory / "agent"
         where = ("--server", door(client.place.url), "--state", str(state), "--cloud", "none")
-        self._start("agent", "agent", "run", *where, "--code", code)
+        self._start("agent", "agent", "run", *where, "--code", code, *words)
 
     def check(self) -> None:
         """Broken, with the last words, if one of the children has ended."""

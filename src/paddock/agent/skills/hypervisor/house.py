@@ -4,9 +4,11 @@ Effects: none of its own; the directories of the skill are made.
 """
 
 import asyncio
+import fcntl
 import functools
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from paddock.agent.channel import Carrying
@@ -42,11 +44,12 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
     where = layout(place)
     await asyncio.to_thread(_prepare, where)
     chosen = place.hypervisor
-    disks = await _disks(chosen, where)
-    driver = Qemu(where.root, instance=where.instance, wanted=chosen.accel)
-    await driver.check()
     channels = Channels()
     async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(where))
+        disks = await _disks(chosen, where)
+        driver = Qemu(where.root, instance=where.instance, wanted=chosen.accel)
+        await driver.check()
         networks = _networks(chosen, where)
         await stack.enter_async_context(networks)
         stack.push_async_callback(channels.close)
@@ -90,6 +93,19 @@ def _prepare(where: Layout) -> None:
     for directory in (where.root, where.images, where.templates, where.making, where.machines, where.networks):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     where.root.chmod(0o700)
+
+
+@contextmanager
+def _locked(where: Layout) -> Iterator[None]:
+    """Be the only agent on it: what another one's machines are, nobody but that one knows."""
+    handle = os.open(where.root / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Refused(f"{where.root}: another agent has its machines there", hint="[hypervisor] storage") from None
+    finally:
+        os.close(handle)
 
 
 async def _disks(chosen: Hypervisor, where: Layout) -> Files:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent import durable
-from paddock.agent.channel import Channel
+from paddock.agent.channel import Carrying, Channel
 from paddock.agent.skills.hypervisor import identities, keys, record
 from paddock.agent.skills.hypervisor.keys import Pair
 from paddock.agent.skills.hypervisor.parts import Parts
@@ -47,8 +47,11 @@ class Machine:
         self.channel = Channel(environment=known.environment, machine=known.machine, reach=self._reach)
         self._parts = parts
         self._templates = templates
+        self._due = asyncio.Event()
+        """It is about to be awake: the server may be asked to take its relay."""
         self._awake = asyncio.Event()
         if known.stage is Stage.AWAKE:
+            self._due.set()
             self._awake.set()
 
     @property
@@ -87,6 +90,7 @@ class Machine:
             faults.at("hypervisor.forking")
             await self._parts.disks.clone(self._templates.volume(template), self.volume)
             plan = await self._plan(cards)
+            self._due.set()
             await self._parts.driver.fork(plan, template)
             faults.at("hypervisor.forked")
             async with asyncio.timeout(FORK_LIMIT.total_seconds()):
@@ -94,6 +98,7 @@ class Machine:
         except (PaddockError, TimeoutError) as exc:
             why = exc.message if isinstance(exc, PaddockError) else f"its fork did not answer within {FORK_LIMIT}"
             _log.warning("a machine is booted instead of forked", extra={**self._fields(), "why": why})
+            self._due.clear()
             await self._remove()
             self.keep(replace(self.record, template=""))
             return why
@@ -137,6 +142,7 @@ class Machine:
             replace(self.record, stage=Stage.AWAKE, start=start.value, why=why, host_key=host.public, address=own)
         )
         faults.at("hypervisor.machine_awake")
+        self._due.set()
         self._awake.set()
 
     async def _wire(self) -> list[Card]:
@@ -223,6 +229,11 @@ class Machine:
         await self._parts.disks.remove(self.volume)
 
     # Its record and its channel
+
+    async def relay(self, carrying: Carrying) -> None:
+        """For ever, from when it is about to be awake: a server that vouched for it does not wait for a boot."""
+        await self._due.wait()
+        await self.channel.keep(carrying)
 
     def keep(self, known: Record) -> None:
         """Write the record."""

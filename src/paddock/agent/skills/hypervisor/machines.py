@@ -280,7 +280,7 @@ class Machines:
 
     def _hold(self, key: Key, machine: Machine) -> None:
         if key not in self._duties:
-            self._duties[key] = self._group.create_task(machine.channel.keep(self._carrying))
+            self._duties[key] = self._group.create_task(machine.relay(self._carrying))
 
     def _release(self, key: Key) -> None:
         duty = self._duties.pop(key, None)
