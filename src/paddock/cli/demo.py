@@ -31,7 +31,7 @@ _HELLO = "Is anybody listening?"
 @click.command(
     "demo",
     cls=Verb,
-    example="paddock demo\npaddock demo --once --json\npaddock demo --machines qemu\npaddock demo --gerrit ~/gerrit.war",
+    example="paddock demo\npaddock demo --once --json\npaddock demo --machines qemu\npaddock demo --gerrit FILE.war",
 )
 @click.option("--once", is_flag=True, help="End when it is over; exit 0 only if all verdicts are right.")
 @click.option("--gerrit", "is_real", is_flag=True, help="On a real Gerrit, started here; only from a source checkout.")

@@ -30,7 +30,7 @@ from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Deed, Place
-from paddock.core.errors import Broken
+from paddock.core.errors import Broken, Refused
 
 
 def layout(place: Place) -> Layout:
