@@ -18,6 +18,7 @@ from paddock.agent.skills.hypervisor.booking import Bench
 from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
 from paddock.agent.skills.hypervisor.errands.putting import Helper
+from paddock.agent.skills.hypervisor.figures import figures
 from paddock.agent.skills.hypervisor.images import Images
 from paddock.agent.skills.hypervisor.images.building import Means
 from paddock.agent.skills.hypervisor.images.store import Store
@@ -76,6 +77,8 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
             tell=networks.tell,
             logins=await asyncio.to_thread(_keys, chosen.authorized_keys),
         )
+        has = await asyncio.to_thread(figures, chosen, where)
+        place.life.capacity = lambda: has
         machines = await stack.enter_async_context(Machines(parts, carrying=carrying, templates=Templates(parts)))
         yield {**machines.methods(), **images.methods()}
 
