@@ -16,7 +16,17 @@ from pathlib import Path
 
 import pytest
 
-from paddock.agent.skills.hypervisor.drivers.qemu import Qemu, accel, command, freezing, process, qmp, screens, words
+from paddock.agent.skills.hypervisor.drivers.qemu import (
+    Qemu,
+    accel,
+    command,
+    freezing,
+    kernels,
+    process,
+    qmp,
+    screens,
+    words,
+)
 from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator, Start
 from paddock.agent.skills.hypervisor.drivers.qemu.freezing import Frozen
 from paddock.agent.skills.hypervisor.drivers.qemu.process import Record
@@ -184,6 +194,64 @@ async def test_what_no_machine_can_be_is_refused_before_anything_is_touched(
     with pytest.raises(Refused, match=why):
         await Qemu(tmp_path, instance="0c0ffee0", wanted="tcg").boot(plan)
     assert os.listdir(tmp_path) == []
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def _kernel(path: Path, *, bulk: bytes = b"bulk" * 2000, version: int = 0x020F) -> Path:
+    """A header as kernels have it, two sectors of real mode code, and what is said to be the kernel."""
+    real = bytearray(3 * 512)
+    real[0x1F1] = 2
+    real[0x202:0x208] = b"HdrS" + struct.pack("<H", version)
+    real[0x211] = 1
+    path.write_bytes(bytes(real) + bulk)
+    return path
+
+
+def test_the_bulk_of_a_kernel_goes_before_the_initrd(tmp_path: Path) -> None:
+    (tmp_path / "initrd").write_bytes(b"initrd")
+    kernel = _kernel(tmp_path / "kernel")
+    given, rest = kernels.lean(tmp_path, replace(PLAN, kernel=kernel, initrd=tmp_path / "initrd"))
+    assert given is not None
+    assert rest is not None
+
+    size = 8192  # in whole pages
+    assert given.read_bytes() == kernel.read_bytes()[: 3 * 512] + kernels.mover(size)
+    assert rest.read_bytes() == b"bulk" * 2000 + bytes(size - 8000) + b"initrd"
+
+
+def test_a_kernel_is_taken_apart_once_and_another_one_anew(tmp_path: Path) -> None:
+    plan = replace(PLAN, kernel=_kernel(tmp_path / "kernel"))
+    first, _ = kernels.lean(tmp_path, plan)
+    assert first is not None
+    before = first.stat()
+    again, _ = kernels.lean(tmp_path, plan)
+    _kernel(tmp_path / "kernel", bulk=b"other")
+    other, _ = kernels.lean(tmp_path, plan)
+
+    assert (again, first.stat().st_ino) == (first, before.st_ino)
+    assert other != first
+
+
+def test_no_more_kernels_are_kept_than_are_likely_used(tmp_path: Path) -> None:
+    for number in range(20):
+        kernel = _kernel(tmp_path / f"kernel-{number}")
+        found, _ = kernels.lean(tmp_path, replace(PLAN, kernel=kernel))
+
+    assert found is not None
+    assert found.exists()
+    assert len(list((tmp_path / kernels.PLACE).iterdir())) == 16
+
+
+@pytest.mark.parametrize("version", [0x0201, None])
+def test_what_is_no_such_kernel_is_given_as_it_is(tmp_path: Path, version: int | None) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(b"another" * 500) if version is None else _kernel(kernel, version=version)
+
+    assert kernels.lean(tmp_path, replace(PLAN, kernel=kernel)) == (kernel, None)
+    assert kernels.lean(tmp_path, replace(PLAN, kernel=tmp_path / "none"))[0] == tmp_path / "none"
+    assert kernels.lean(tmp_path, PLAN) == (None, None)
 
 
 # ---- last words ------------------------------------------------------------------------------------------------------

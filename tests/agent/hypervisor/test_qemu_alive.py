@@ -83,6 +83,15 @@ async def test_a_directory_may_be_deep(yard: QemuYard) -> None:
     assert await ask(plan, "count") == ["1"]
 
 
+async def test_an_end_is_one_when_its_disks_may_be_had_by_the_next(yard: QemuYard) -> None:
+    driver = yard.driver()
+    source, template = await _frozen(driver, yard)
+    fork = cloned(source, yard.plan("fork"))
+    for _ in range(15):
+        await driver.fork(fork, template)
+        await driver.end(fork.directory, fork.name)
+
+
 async def test_a_seed_is_a_drive_called_cidata(yard: QemuYard) -> None:
     seed = yard.root / "seed"
     seed.mkdir()

@@ -10,11 +10,12 @@ import platform
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent.skills import tools
-from paddock.agent.skills.hypervisor.drivers.qemu import accel, command, freezing, process, qmp, screens
+from paddock.agent.skills.hypervisor.drivers.qemu import accel, command, freezing, kernels, process, qmp, screens
 from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator, Start
 from paddock.agent.skills.hypervisor.drivers.qemu.freezing import Frozen
 from paddock.agent.skills.hypervisor.drivers.qemu.process import CHANNEL, CONSOLE, MONITOR, Listening, Processes
@@ -38,6 +39,7 @@ class Qemu:
     name = "qemu"
 
     def __init__(self, root: Path, *, instance: str, wanted: str = "auto") -> None:
+        self._root = root
         self._processes = Processes()
         self._turns: weakref.WeakValueDictionary[Path, asyncio.Lock] = weakref.WeakValueDictionary()
         self._choice = accel.Choice(root, wanted, lambda tried: self._probe(root, instance, tried))
@@ -100,12 +102,15 @@ class Qemu:
             return False
         if self._processes.find(plan.directory, plan.name) is not None:
             await self._processes.end(plan.directory, plan.name)
+        await self._processes.left(plan.directory, plan.name)
         return True
 
     def _spawn(
         self, plan: Plan, accelerator: Accelerator, *, uuid: str, memory: Path | None = None, state: int | None = None
     ) -> None:
         plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kernel, initrd = kernels.lean(self._root, plan)
+        plan = replace(plan, kernel=kernel, initrd=initrd)
         if plan.is_template:
             (plan.directory / command.MEMORY).unlink(missing_ok=True)
         with Listening(plan.directory) as sockets:
@@ -191,7 +196,7 @@ class Qemu:
         found = self._processes.find(plan.directory, plan.name)
         if found is not None:
             await process.gone(found)
-        self._processes.reap()
+        await self._processes.left(plan.directory, plan.name)
 
     async def end(self, directory: Path, name: str) -> None:
         """It does not run, and its process is gone, proven."""

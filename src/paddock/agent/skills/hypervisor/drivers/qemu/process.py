@@ -33,6 +33,8 @@ MONITOR, CHANNEL, CONSOLE = "qmp", "channel", "console"
 _LISTENING = (MONITOR, CHANNEL, CONSOLE)
 _WAITING = 16
 """Clients that may wait for QEMU to take them; it speaks with one at a time."""
+_LAST_THREAD = timedelta(seconds=20)
+"""Until a process that was killed has given back its memory."""
 _NAMES = uuid.UUID("8f0c3a52-6d5e-4f0e-9a37-3f2f4f4f0a11")
 
 
@@ -118,8 +120,8 @@ class Processes:
             return list(dict.fromkeys([*([own] if own is not None and is_named(own, name) else []), *named(name)]))
 
         # A power cut: what it should have been told, it was told before.
-        await trees.end(everyone, grace=timedelta())
-        self.reap()
+        ended = [*everyone(), *await trees.end(everyone, grace=timedelta())]
+        await self._all_gone(name, [*ended, *([known.process] if known is not None and known.process else [])])
         faults.at("hypervisor.qemu_ended")
         for entry in _LISTENING:
             with suppress(FileNotFoundError):
@@ -127,6 +129,21 @@ class Processes:
         if known is not None:
             write(directory, Record(uuid=known.uuid, stage="off"))
         faults.at("hypervisor.qemu_off")
+
+    async def left(self, directory: Path, name: str) -> None:
+        """Until the process that was the machine has let go of its disks, if it is ending now."""
+        known = read(directory)
+        if known is not None and known.process is not None:
+            await self._all_gone(name, [known.process])
+
+    async def _all_gone(self, name: str, identities: Sequence[Identity]) -> None:
+        try:
+            async with asyncio.timeout(_LAST_THREAD.total_seconds()):
+                for identity in dict.fromkeys(identities):
+                    await gone(identity)
+        except TimeoutError as exc:
+            raise Broken(f"{name}: its process was killed and does not let go") from exc
+        self.reap()
 
     def forget(self, directory: Path) -> None:
         """The machine of this directory was never started. Idempotent."""
@@ -260,7 +277,10 @@ def directory_of(identity: Identity) -> Path:
 
 
 async def gone(identity: Identity) -> None:
-    """Until this process, child or not, has ended."""
+    """Until this process, child or not, has ended with all its threads.
+
+    One whose first thread has ended looks dead, while others of it still hold its files and their locks.
+    """
     try:
         handle = os.pidfd_open(identity.pid)
     except ProcessLookupError:
@@ -269,11 +289,21 @@ async def gone(identity: Identity) -> None:
     ended = asyncio.Event()
     loop.add_reader(handle, ended.set)
     try:
-        if trees.is_alive(identity):
+        if _started(identity.pid) == identity.started:
             await ended.wait()
     finally:
         loop.remove_reader(handle)
         os.close(handle)
+
+
+def _started(pid: int) -> int:
+    """When a process, dead or not, was started; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            said = file.read()
+    except OSError:
+        return 0
+    return int(said[said.rindex(b")") + 2 :].split()[19])
 
 
 def _read(path: Path) -> str:
