@@ -162,7 +162,7 @@ def test_a_step_that_leads_nowhere_names_the_environment_and_a_free_one_is_clean
         assert time.monotonic() < until
     held = house("env", "hold", row["id"])
     assert held.code == 3
-    assert f"paddock: environment {row['id']}: it is ready, and hold applies to leased or held" in held.err
+    assert f"paddock: environment {row['id']}: it is ready, and hold applies to leased, held or saved" in held.err
     cleaned = house("env", "clean", row["id"])
     assert (cleaned.code, cleaned.out) == (0, f"environment {row['id']}: cleaning: it is lent again afterwards\n")
     assert house("env", "quarantine", row["id"]).code == 0

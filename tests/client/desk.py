@@ -61,6 +61,28 @@ def lease(id: str, **rest: Any) -> shapes.Lease:
     return shapes.Lease(**{**given, **rest})
 
 
+@dataclass
+class Text:
+    """What a command or a build prints, as far as it has got."""
+
+    data: bytes = b""
+    is_over: bool = False
+    grew: threading.Condition = field(default_factory=threading.Condition)
+
+    def say(self, data: bytes, *, is_over: bool = False) -> None:
+        with self.grew:
+            self.data += data
+            self.is_over = is_over
+            self.grew.notify_all()
+
+    def after(self, offset: int, wait: float) -> tuple[bytes, dict[str, str]]:
+        """The bytes from there on, as soon as there are some; and the headers that go with them."""
+        with self.grew:
+            self.grew.wait_for(lambda: len(self.data) > offset or self.is_over, wait)
+            ended = "yes" if self.is_over else "no"
+            return self.data[offset:], {"Paddock-Length": str(len(self.data)), "Paddock-Ended": ended}
+
+
 class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -85,6 +107,8 @@ class Desk:
     on: Callable[[str, str], None] = lambda method, path: None
     extra: dict[tuple[str, str], object] = field(default_factory=dict)
     """(method, path) → shape, for what is not about leases."""
+    texts: dict[str, Text] = field(default_factory=dict)
+    """Path → bytes, for whoever asks over a socket."""
 
     # ---- what it was asked ----
 
@@ -192,9 +216,17 @@ class Desk:
                 path, _, query = self.path.partition("?")
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
                 pairs = dict(pair.split("=", 1) for pair in query.split("&") if "=" in pair)
-                status, told = desk.answer(self.command, path, pairs, body, token)
-                data = b"" if told is None else json.dumps(told).encode()
+                text = desk.texts.get(path.removeprefix("/api/v1"))
+                headers: dict[str, str] = {}
+                if text is not None:
+                    status = 200
+                    data, headers = text.after(int(pairs.get("offset", 0)), float(pairs.get("wait", 0)))
+                else:
+                    status, told = desk.answer(self.command, path, pairs, body, token)
+                    data = b"" if told is None else json.dumps(told).encode()
                 self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

@@ -82,6 +82,8 @@ VALID: dict[str, dict[str, Any]] = {
     "disk.resize": {"device": "/dev/vdb"},
     "disk.encrypt": {"device": "/dev/vdb", "name": "data", "key_file": "/etc/keys/data"},
     "log.tail": {"path": "/var/log/syslog"},
+    "tunnel.open": {"port": 22},
+    "tunnel.put": {"task_id": "C", "offset": 0},
     "config.apply": {"tool": "ansible", "content": "- hosts: all"},
 }
 

@@ -16,6 +16,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 def asks(function: F) -> F:
     """The command speaks to a server: `client` comes first, `as_json` says how to answer."""
+    decorated: F = json_option(connects(function))
+    return decorated
+
+
+def connects(function: F) -> F:
+    """The command speaks to a server, and what it prints is not its own: `client` comes first."""
 
     @wraps(function)
     def connected(*args: Any, server: str, token_file: str, state: str, **rest: Any) -> Any:
@@ -26,7 +32,6 @@ def asks(function: F) -> F:
             return function(client, *args, **rest)
 
     options = (
-        json_option,
         click.option("--server", default="", metavar="URL", help="The server. Default: PADDOCK_SERVER, or yours here."),
         click.option("--token-file", default="", metavar="FILE", help="File with your token. Or set PADDOCK_TOKEN."),
         click.option("--state", default="", metavar="DIR", help="State directory of a server of this machine."),

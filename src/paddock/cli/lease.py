@@ -54,13 +54,13 @@ def acquire(client: "Client", pool: str, ttl: float, wait: float | None, holder:
     from paddock.cli import painting
     from paddock.client import calls
 
-    with _queue(client) as waits:
-        granted = client.acquire(pool, ttl=ttl, holder=holder or _who(), patience=wait, waits=waits)
+    with queueing(client) as waits:
+        granted = client.acquire(pool, ttl=ttl, holder=holder or who(), patience=wait, waits=waits)
     row = client.send(calls.lease(granted.lease.id))
     if as_json:
         painting.tell(row)
         return
-    _show(row, [f"{machine.name} {machine.address}".strip() for machine in granted.machines])
+    tell(row, [f"{machine.name} {machine.address}".strip() for machine in granted.machines])
     painting.print_line(f"  give it back:  paddock lease release {row.id}")
 
 
@@ -99,8 +99,8 @@ def run(
     from paddock.core.errors import Missing, PaddockError, Refused
 
     try:
-        with _queue(client) as waits:
-            granted = client.acquire(pool, ttl=ttl, holder=holder or _who(), patience=wait, waits=waits)
+        with queueing(client) as waits:
+            granted = client.acquire(pool, ttl=ttl, holder=holder or who(), patience=wait, waits=waits)
     except (NoEnvironment, Missing, Refused) as exc:
         complain(exc.message, exc.hint)
         return NO_ENVIRONMENT
@@ -205,7 +205,7 @@ def _described(granted: Any) -> Iterator[Mapping[str, str]]:
 
 
 @contextmanager
-def _queue(client: "Client") -> Iterator[Callable[["Lease"], None]]:
+def queueing(client: "Client") -> Iterator[Callable[["Lease"], None]]:
     """Says where in the queue we stand, on stderr, for as long as we do; a line each time it changes where piped."""
     from paddock.cli import painting
     from paddock.client import calls
@@ -246,7 +246,7 @@ def _queue(client: "Client") -> Iterator[Callable[["Lease"], None]]:
             shown.stop()
 
 
-def _who() -> str:
+def who() -> str:
     import getpass
     import socket
 
@@ -353,10 +353,11 @@ def show(client: "Client", id: str, as_json: bool) -> None:
             machines = [f"{machine.name} {machine.address}".strip() for machine in lent.machines]
         except PaddockError:
             pass  # the lease is what was asked for
-    _show(row, machines)
+    tell(row, machines)
 
 
-def _show(row: "Lease", machines: list[str]) -> None:
+def tell(row: "Lease", machines: list[str]) -> None:
+    """What there is to know of a lease."""
     from paddock.cli import painting
 
     painting.fields(

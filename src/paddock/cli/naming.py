@@ -41,6 +41,7 @@ _VERBS = {
     "host": "host",
     "event": "event",
     "agent": "agent",
+    "image": "image",
 }
 
 
@@ -118,3 +119,27 @@ def agent_of(client: "Client", typed: str) -> Any:
     return _resolve(
         client, "agent", typed, calls.agent, lambda below: calls.agents(below=below), lambda row: (row.name,)
     )
+
+
+def machine_of(client: "Client", typed: str, machine: str) -> Any:
+    """An environment and one of its machines, each as it is typed. Refused while it has no agent."""
+    row = environment_of(client, typed)
+    names = [each.name for each in row.machines]
+    try:
+        name = choose("machine", machine, [(name, ()) for name in names])
+    except Missing as exc:
+        hint = f"it has {', '.join(names)}" if names else ""
+        raise Missing(f"environment {row.id}: no machine {machine}", hint=hint) from exc
+    found = next(each for each in row.machines if each.name == name)
+    if not found.agent:
+        raise Refused(f"machine {name}: it has no agent yet: its environment is {row.state}")
+    return row, found
+
+
+def image_of(client: "Client", typed: str) -> Any:
+    """By name, or the beginning of one."""
+    from paddock.client import calls
+
+    rows = client.send(calls.images()).items
+    name = choose("image", typed, [(row.name, ()) for row in rows])
+    return next(row for row in rows if row.name == name)

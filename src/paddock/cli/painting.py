@@ -27,7 +27,7 @@ _TONES = {
 _STYLES = {state: tone for tone, states in _TONES.items() for state in states.split()}
 STATES = frozenset({"state", "verdict", "runs"})
 """Columns whose words are painted."""
-KEPT = frozenset({"id", "state", "verdict"})
+KEPT = frozenset({"id", "state", "verdict", "image"})
 """Columns that do not shrink: an id that is cut is none."""
 
 

@@ -144,8 +144,25 @@ class Client:
         `waits` is called with the queued lease, again and again; what it raises withdraws the request, as Ctrl-C does.
         NoEnvironment where it is impossible or patience ended. The caller renews and releases: `lease` does both.
         """
+        return self._borrow(calls.acquire(pool, ttl=ttl, holder=holder), grace, patience, waits)
+
+    def fork(
+        self,
+        environment: str,
+        *,
+        ttl: float,
+        holder: str = "",
+        patience: float | None = None,
+        waits: Callable[[Lease], None] = lambda lease: None,
+    ) -> Granted:
+        """Like `acquire`: a new environment, booted from the disks that this one saved."""
+        return self._borrow(calls.fork(environment, ttl=ttl, holder=holder), None, patience, waits)
+
+    def _borrow(
+        self, call: Call[Lease], grace: float | None, patience: float | None, waits: Callable[[Lease], None]
+    ) -> Granted:
         asked = term.now()
-        lease = self.send(calls.acquire(pool, ttl=ttl, holder=holder))
+        lease = self.send(call)
         try:
             if not waiting.accept(lease):
                 lease = self._wait(lease, waits, None if patience is None else asked + patience)

@@ -20,6 +20,7 @@ from paddock.wire.methods import (
     sessions,
     sources,
     systems,
+    tunnels,
     users,
 )
 from paddock.wire.methods.table import (
@@ -67,6 +68,7 @@ METHODS: Mapping[str, Method] = {
         users,
         disks,
         logs,
+        tunnels,
         machines,
         images,
     )
