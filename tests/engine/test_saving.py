@@ -203,3 +203,13 @@ async def test_a_changed_image_does_not_keep_copies_from_being_forked(room: Virt
     room.configure(hosts=hosts("vm-1"), images={"debian": other}, pools=room.configuration.pools)
     await room.settle()
     assert room.environment(await forked(room, origin.id)).state == "leased"
+
+
+async def test_one_that_is_given_up_while_it_is_saved_leaves_no_order_open(room: Virtual) -> None:
+    room.carrier("vm-1").on("machine.save", Reply(is_running=True))
+    environment = await saved(room)
+    assert environment.state == "saving"
+    await room.people.release_environment(environment.id, identity=ANNA)
+    await room.settle()
+    assert room.environment(environment.id).state == "gone"
+    assert {one.state for one in room.commands(method="machine.save")} == {"failed"}

@@ -36,7 +36,17 @@ def hosts(*names: str, **rest: Any) -> dict[str, HostSettings]:
 def pool_of(name: str, *, memory: int = GIB, machines: Sequence[str] = ("node",), **rest: Any) -> Pool:
     """A pool whose machines have so much memory each."""
     settings = tuple(MachineSettings(name=each, image=rest.pop("image", "debian"), memory=memory) for each in machines)
-    return Pool(**{"name": name, "host": "vm-1", "machines": tuple(machines), "settings": settings, "max": 50, **rest})
+    return Pool(
+        **{
+            "isolated": True,
+            "name": name,
+            "host": "vm-1",
+            "machines": tuple(machines),
+            "settings": settings,
+            "max": 50,
+            **rest,
+        }
+    )
 
 
 class Virtual(Scene):

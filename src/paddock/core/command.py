@@ -73,7 +73,7 @@ class Command:
     machine: str = ""
     """The machine's name in its environment."""
     target: str = ""
-    """For `task.cancel`: the id of the command that is to end."""
+    """Of `task.cancel`: the command that is to end. Of a run's `machine.power`: the boot id that it ends."""
     background: bool = False
     archive: str = ""
     """Where in the archive its output streams go: a directory, or for a run's script the log's path without `.log`."""

@@ -18,6 +18,10 @@ CANCEL_SLACK = timedelta(minutes=1)
 
 CANCEL = "task.cancel"
 SCRIPT = "script.run"
+REBOOT = "system.reboot"
+POWER = "machine.power"
+CONSOLE = "machine.console"
+"""What machines say on their serial lines is followed beside everything, and decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,8 @@ class Presence:
 
     is_connected: bool
     away: datetime | None = None
+    boot_id: str = ""
+    """Of the machine, as its agent said in its last hello."""
 
 
 def advance(
@@ -84,19 +90,68 @@ def advance(
         raise AssertionError(f"run {run.id}: it has an environment and no phase")
     if run.ending is not None and run.ending in _GIVEN_UP:
         return Finish(verdict=run.verdict or run.ending, reason=run.reason)
-    lost = _lost(run, machines, grace=grace, now=now)
+    commands = [command for command in commands if command.method != CONSOLE]
+    off = _switched_off(commands)
+    down = {command.machine for command in _down(run, commands, machines)}
+    staying = {name: presence for name, presence in machines.items() if name not in off | down}
+    lost = _lost(run, staying, grace=grace, now=now)
     if lost:
         return Finish(verdict=run.verdict or Verdict.ERROR, reason=run.reason or lost)
     if run.phase is Phase.HELLO:
         return _hello(run, machines, now=now)
     cancelled = {command.target: command.asked for command in commands if command.method == CANCEL}
     mine = [command for command in commands if command.phase is run.phase and command.method != CANCEL]
+    # Nothing runs on a machine that is off, and nothing can be fetched from it.
+    running = {name: presence for name, presence in machines.items() if name not in off}
     if run.phase is Phase.COLLECT:
-        act = _collect(run, mine, machines, missing=missing, now=now)
+        act = _collect(run, mine, running, missing=missing, now=now)
     else:
         left = [command for command in commands if _outlived(command, run.phase)]
-        act = _phase(run, mine, left, cancelled, machines, now=now)
-    return _until_lost(act, machines, grace=grace) if isinstance(act, Wait) else act
+        present = running if run.phase is Phase.AFTER else machines
+        act = _phase(run, mine, left, cancelled, present, now=now)
+    return _until_lost(act, staying, grace=grace) if isinstance(act, Wait) else act
+
+
+def _switched_off(commands: Sequence[Command]) -> set[str]:
+    """The machines that a step of the run has switched off, and none has switched on again."""
+    off: set[str] = set()
+    for command in commands:
+        if command.method == POWER and command.state is State.COMPLETE:
+            (off.add if command.result.get("power") == "off" else off.discard)(command.machine)
+    return off
+
+
+def _step_of(run: Run, command: Command) -> Step | None:
+    """The step that a command of the job's own belongs to."""
+    steps = _steps(run, command.phase) if command.phase is not None else ()
+    return steps[command.step - 1] if 0 < command.step <= len(steps) else None
+
+
+def _down(run: Run, commands: Sequence[Command], machines: Mapping[str, Presence]) -> list[Command]:
+    """The commands of the present phase by which machines went down, and are to come back, and are not back yet.
+
+    A reboot is complete when its machine is back. The button is pressed by another agent: its command is complete at
+    once, and the machine is back under another boot id than it had (the command's target).
+    """
+    found = []
+    for command in commands:
+        step = _step_of(run, command) if command.phase is run.phase else None
+        if step is None or not step.ends_boot:
+            continue
+        presence = machines.get(command.machine)
+        if command.method == POWER and command.state is State.COMPLETE:
+            if presence is not None and not (presence.is_connected and presence.boot_id != command.target):
+                found.append(command)
+        elif command.method in (REBOOT, POWER) and command.is_open:
+            found.append(command)
+    return found
+
+
+def _back_by(run: Run, command: Command) -> datetime:
+    """Until when a machine that went down is waited for."""
+    step = _step_of(run, command)
+    assert step is not None
+    return command.asked + step.within + SLACK
 
 
 def _outlived(command: Command, phase: Phase) -> bool:
@@ -155,11 +210,17 @@ def _phase(
     assert phase is not None
     is_ending = run.ending is not None and phase is not Phase.AFTER
     verdict, reason = _judge(run, commands, cancelled, phase)
+    down = _down(run, commands, machines)
+    late = [command for command in down if now >= _back_by(run, command)]
+    if late:
+        return _without(run, late)
     foreground = [command for command in commands if command.is_open and not command.background]
     if foreground:
         if is_ending:
             return _end(foreground, cancelled, run, now=now)
-        return _wait_for_agents(run, foreground, now=now)
+        return _not_longer(_wait_for_agents(run, foreground, now=now), run, down)
+    if down and not is_ending:
+        return _not_longer(Wait(until=_deadline(run, phase) + SLACK), run, down)
     if phase is Phase.AFTER or (verdict is None and not is_ending):
         act = _next_step(run, commands, machines, now=now)
         if act is not None:
@@ -168,6 +229,26 @@ def _phase(
     if background and (phase is not Phase.BEFORE or verdict is not None or is_ending):
         return _end(background, cancelled, run, now=now)
     return _leave(run, phase, verdict, reason)
+
+
+def _not_longer(act: Act, run: Run, down: Sequence[Command]) -> Act:
+    """What went down is looked at when it has to be back."""
+    if not isinstance(act, Wait):
+        return act
+    return Wait(until=min(act.until, *(_back_by(run, command) for command in down))) if down else act
+
+
+def _without(run: Run, late: Sequence[Command]) -> Act:
+    """Machines that did not come back cost the run its verdict; what happens in any case happens."""
+    command = late[0]
+    step = _step_of(run, command)
+    assert step is not None
+    assert run.phase is not None
+    name = f"{run.phase.value} {command.step} ({step.name})"
+    reason = f"{name}: {_machines(late)} did not come back within {spell(step.within)}"
+    verdict, reason = run.verdict or run.ending or Verdict.TIMED_OUT, run.reason or reason
+    following = Phase.COLLECT if run.phase is Phase.AFTER else Phase.AFTER
+    return Enter(phase=following, verdict=verdict, reason=reason)
 
 
 def _next_step(run: Run, commands: Sequence[Command], machines: Mapping[str, Presence], *, now: datetime) -> Act | None:

@@ -18,6 +18,7 @@ from paddock.core.lease import Lease
 from paddock.engine import leasing
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, order
+from paddock.engine.ordering import outdate
 from paddock.engine.specifying import fits, spec_for
 from paddock.engine.stocking import retire, stock
 from paddock.hands import faults
@@ -115,6 +116,7 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
             if not ask(tables, means, environment, upkeep.BUILD, names, limit=limit, now=now):
                 why = "an image of it was built anew meanwhile"
                 broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=why)
+                outdate(tables, broken, now=now)
                 move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
         case upkeep.Done(commands=commands):
             made = replace(environment, machines=as_built(environment, commands))
@@ -125,6 +127,7 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
             broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=reason)
             broken = move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
             shut = environments.move(broken, environments.Signal.QUARANTINE, now=now, reason=reason)
+            outdate(tables, shut, now=now)
             move(tables, "environments", broken, shut, environments.Signal.QUARANTINE, now=now)
         case upkeep.Waiting(until=moment):
             return moment

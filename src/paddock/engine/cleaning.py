@@ -103,6 +103,7 @@ class Cleaning:
                 finish(tables, environment, now=now)
             case upkeep.GiveUp(reason=reason):
                 shut = environments.move(environment, environments.Signal.QUARANTINE, now=now, reason=reason)
+                outdate(tables, shut, now=now)
                 move(tables, "environments", environment, shut, environments.Signal.QUARANTINE, now=now)
             case upkeep.Waiting(until=moment):
                 return moment

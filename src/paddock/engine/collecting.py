@@ -16,7 +16,7 @@ from paddock.core import run as runs
 from paddock.core.command import Command
 from paddock.core.errors import Refused
 from paddock.core.job import Phase
-from paddock.core.phases import Finish
+from paddock.core.phases import CONSOLE, Finish
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.run import Run, Verdict
 from paddock.engine import leasing
@@ -39,7 +39,8 @@ class Outstanding:
 
     def covers(self, commands: Sequence[Command]) -> bool:
         """Whether none of these has ended since: what ended later may have announced more."""
-        return all(command.is_open or command.id in self.ended for command in commands)
+        mine = [command for command in commands if command.method != CONSOLE]
+        return all(command.is_open or command.id in self.ended for command in mine)
 
 
 async def outstanding(means: Means, id: str) -> Outstanding:
@@ -61,7 +62,9 @@ async def outstanding(means: Means, id: str) -> Outstanding:
 
 
 def _ended(tables: Tables, id: str) -> tuple[Run | None, list[Command]]:
-    return tables.runs.find(id), [command for command in tables.commands.where(run=id) if not command.is_open]
+    ended = [command for command in tables.commands.where(run=id) if not command.is_open]
+    # Of a console what has arrived is enough: nothing waits for it.
+    return tables.runs.find(id), [command for command in ended if command.method != CONSOLE]
 
 
 async def finish(means: Means, run: Run, act: Finish, *, now: datetime) -> None:

@@ -251,7 +251,7 @@ _OPEN = sorted(commands.OPEN)
 def outdate(tables: Tables, environment: Environment, *, now: datetime) -> None:
     """The environment's owner changed: what was ordered under an older fence is over, and no answer to it is taken."""
     for command in tables.commands.where(environment=environment.id, state=_OPEN):
-        if command.by and command.fence < environment.fence:
+        if not command.run and command.fence < environment.fence:
             fail(tables, command, "stale", f"fence {command.fence} of {environment.id} is over", now=now)
 
 

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 
 from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment, Machine
-from paddock.core.job import Phase, Step
-from paddock.core.phases import remaining
+from paddock.core.job import Phase, Step, StepKind
+from paddock.core.phases import CONSOLE, POWER, REBOOT, remaining
 from paddock.core.round import Round
 from paddock.core.run import Run
 from paddock.core.variables import variables
@@ -33,6 +33,8 @@ class Work:
     archive: str
     background: bool = False
     links: Mapping[str, str] = field(default_factory=dict)
+    by_host: bool = False
+    """Whether the agent that carries the machine does it, not the machine's own."""
 
 
 def checkout(run: Run, round: Round, configuration: Configuration, machine: str, *, now: datetime) -> Work:
@@ -64,6 +66,8 @@ def step(
 ) -> Work:
     """One step on one machine: the script as it stands in the configuration, values beside it in variables."""
     assert run.phase is not None
+    if what.kind is not StepKind.SCRIPT:
+        return boot(run, machine, what, now=now)
     env = variables(
         run=run,
         round=round,
@@ -92,6 +96,33 @@ def step(
         },
         archive=f"{run.archive}/logs/{run.phase.value}-{index}-{machine.name}",
         background=what.background,
+    )
+
+
+def boot(run: Run, machine: Machine, what: Step, *, now: datetime) -> Work:
+    """The machine goes down, or comes up: by its own agent, or by its buttons."""
+    limit = min(remaining(run, now=now), round_up(what.within))
+    if what.kind is StepKind.POWER:
+        params: dict[str, object] = {"machine": machine.name, "action": what.power, "limit": limit}
+        if what.boot:
+            params["boot"] = list(what.boot)
+        return Work(method=POWER, params=params, archive="", by_host=True)
+    # It has a limit above its delay, and is complete when the machine is back.
+    params = {"reason": f"run {run.id}: {what.name}", "delay": 0, "limit": max(2, limit)}
+    if what.kexec is not None:
+        told = {"kernel": what.kexec.kernel, "initrd": what.kexec.initrd, "cmdline": what.kexec.cmdline}
+        params["kexec"] = {name: value for name, value in told.items() if value}
+    return Work(method=REBOOT, params=params, archive="")
+
+
+def console(run: Run, machine: str) -> Work:
+    """What the machine says on its serial line, from its first byte on, beside the logs of the steps."""
+    return Work(
+        method=CONSOLE,
+        params={"machine": machine},
+        archive=f"{run.archive}/logs/console-1-{machine}",
+        background=True,
+        by_host=True,
     )
 
 

@@ -14,7 +14,7 @@ from paddock.core import run as runs
 from paddock.core.agent import Agent
 from paddock.core.command import Command
 from paddock.core.configuration import Configuration
-from paddock.core.environment import Environment
+from paddock.core.environment import Environment, Machine
 from paddock.core.errors import Conflict, PaddockError
 from paddock.core.job import Phase
 from paddock.core.phases import Cancel, Enter, Finish, Order, Presence, Wait
@@ -23,7 +23,7 @@ from paddock.engine import collecting
 from paddock.engine.collecting import Outstanding
 from paddock.engine.loop import RETRY, earliest
 from paddock.engine.means import Means, move, need, order
-from paddock.engine.preparing import GRACE, work
+from paddock.engine.preparing import GRACE, Work, console, work
 from paddock.hands import faults
 from paddock.ports import Tables, Touched
 
@@ -155,8 +155,12 @@ def carry_out(
             case Cancel(commands=ids):
                 _cancel(tables, means, run, [one for one in commands if one.id in ids], now=now)
             case Enter(phase=phase):
+                if run.phase is Phase.HELLO and environment.spec is not None:
+                    _follow_consoles(tables, means, run, environment, now=now)
                 run = enter(tables, run, act, now=now)
                 if phase is Phase.COLLECT:
+                    followed = [one for one in commands if one.method == phases.CONSOLE and one.is_open]
+                    _cancel(tables, means, run, followed, now=now)
                     return act, run
             case _:
                 return act, run
@@ -169,6 +173,7 @@ def _presence(tables: Tables, environment: Environment) -> Mapping[str, Presence
         machine.name: Presence(
             is_connected=found[machine.name].is_connected,
             away=found[machine.name].seen or found[machine.name].created,
+            boot_id=found[machine.name].boot_id,
         )
         for machine in environment.machines
     }
@@ -190,23 +195,51 @@ def _order(
         if machine.name not in names:
             continue
         todo = work(run, round, environment, machine, index, configuration, now=now)
-        order(
-            tables,
-            means,
-            machine.agent,
-            todo.method,
-            todo.params,
-            now=now,
-            environment=environment.id,
-            fence=run.fence,
-            run=run.id,
-            phase=run.phase,
-            step=index,
-            machine=machine.name,
-            background=todo.background,
-            archive=todo.archive,
-        )
+        _order_work(tables, means, run, environment, machine, todo, phase=run.phase, step=index, now=now)
     return run if run.started is not None else tables.runs.swap(run, replace(run, started=now))
+
+
+def _order_work(
+    tables: Tables,
+    means: Means,
+    run: Run,
+    environment: Environment,
+    machine: Machine,
+    todo: Work,
+    *,
+    phase: Phase | None,
+    step: int,
+    now: datetime,
+) -> None:
+    """One command for a machine: to its own agent, or to that of its host, which is told what boot it ends."""
+    agent, target = machine.agent, ""
+    if todo.by_host:
+        agent = need(tables.hosts, environment.host, "host").agent
+        target = need(tables.agents, machine.agent, "agent").boot_id if todo.method == phases.POWER else ""
+    order(
+        tables,
+        means,
+        agent,
+        todo.method,
+        todo.params,
+        now=now,
+        environment=environment.id,
+        fence=run.fence,
+        run=run.id,
+        phase=phase,
+        step=step,
+        machine=machine.name,
+        target=target,
+        background=todo.background,
+        archive=todo.archive,
+    )
+
+
+def _follow_consoles(tables: Tables, means: Means, run: Run, environment: Environment, *, now: datetime) -> None:
+    """What each machine says on its serial line is one more log of the run, and decides nothing."""
+    for machine in environment.machines:
+        todo = console(run, machine.name)
+        _order_work(tables, means, run, environment, machine, todo, phase=None, step=0, now=now)
 
 
 def _cancel(tables: Tables, means: Means, run: Run, commands: Sequence[Command], *, now: datetime) -> None:

@@ -8,7 +8,12 @@ _SECRET = Param(name="token", kind=Kind.NAME, doc="the agent's token; absent fro
 _MESSAGE = Param(name="msg", kind=Kind.TEXT, required=True, most=64 * KIB, doc="for a person")
 _TIME = Param(name="time", kind=Kind.MOMENT, required=True, doc="when, by the agent's clock")
 _DETAILS = Param(name="fields", kind=Kind.OBJECT, doc="more about it")
-_FACTS = Param(name="facts", kind=Kind.OBJECT, required=True, doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}}")
+_FACTS = Param(
+    name="facts",
+    kind=Kind.OBJECT,
+    required=True,
+    doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}}",
+)
 
 METHODS = (
     Method(
