@@ -23,9 +23,11 @@ SEED = "cidata"
 MEMORY = "memory"
 """The file in the machine's directory that is the memory of one that is to be frozen."""
 
-_SCREEN, _CHANCE, _SERIAL, _SEED, _GENERATION = 2, 3, 4, 5, 6
+_SCREEN, _CHANCE, _SERIAL, _GENERATION = 2, 3, 4, 6
 _DISKS = range(7, 16)
-_CARDS = range(16, 31)
+_CARDS = range(16, 30)
+_SEED = 30
+"""Behind all disks: kernels name disks in the order of the bus, and an image's own is vda with a seed and without."""
 _TRANSLATED = 128
 """MiB of translated code. With QEMU's own 1 GiB, what one boot left makes the next take three times as long."""
 _TRANSLATED_IN_FORK = 32
