@@ -16,9 +16,11 @@ from paddock.agent.skills import Skills
 from paddock.agent.skills.skill import Place
 from paddock.agent.skills.system import rebooting
 from paddock.agent.worker import Worker
+from paddock.core.errors import Refused
 from paddock.hands import faults
 from paddock.hands.keeper import boot_id
 from paddock.hands.launcher import Launcher
+from paddock.wire.framing import JSON
 from paddock.wire.hello import Status
 from paddock.wire.messages import Command, Success
 from paddock.wire.methods import METHODS
@@ -35,18 +37,30 @@ class Machine:
         self.settings = Settings(state=directory / "state", work=directory / "work")
         self.boot = boot_id()
         self.calls: list[str] = []
+        self.loaded: list[JSON] = []
+        self.refusal = ""
         self.statuses: list[Status] = []
         self.called = asyncio.Event()
 
     def pull(self, reason: str) -> None:
         self.calls.append(reason)
 
+    def load(self, told: JSON) -> None:
+        self.loaded.append(told)
+        if self.refusal:
+            raise Refused(self.refusal)
+
+    def jump(self, reason: str) -> None:
+        self.calls.append(f"jump: {reason}")
+
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[Worker]:
         prepare(self.settings)
         ledger = Ledger.open(self.settings.ledger)
         place = Place(work=self.settings.work, temporary=self.settings.temporary, tasks=self.settings.tasks)
-        deed = rebooting.deed(check=lambda: None, pull=self.pull, boot_id=lambda: self.boot)
+        deed = rebooting.deed(
+            check=lambda: None, pull=self.pull, boot_id=lambda: self.boot, load=self.load, jump=self.jump
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 worker = Worker(
@@ -161,3 +175,20 @@ def test_systemd_is_asked_first_where_it_runs(tmp_path: Path) -> None:
     assert all(words[0] != "systemctl" for words in rebooting.orders(tmp_path, ""))
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     assert rebooting.orders(tmp_path, "")[0] == ("systemctl", "--no-wall", "reboot")
+
+
+async def test_a_kernel_that_is_named_is_loaded_and_gone_on_in(machine: Machine) -> None:
+    async with machine.alive() as worker:
+        await worker.carry_out(reboot(reason="newer", kexec={"kernel": "/boot/new"}))
+        await machine.until_called()
+    assert machine.loaded == [{"kernel": "/boot/new"}]
+    assert machine.calls == ["jump: newer"]
+
+
+async def test_a_kernel_that_cannot_be_loaded_leaves_the_machine_as_it_is(machine: Machine) -> None:
+    machine.refusal = "kexec: /boot/new: no such file"
+    async with machine.alive() as worker:
+        await worker.carry_out(reboot(kexec={"kernel": "/boot/new"}))
+        status = await machine.final()
+    assert (status.code, status.msg) == ("refused", "kexec: /boot/new: no such file")
+    assert machine.calls == []

@@ -185,6 +185,11 @@ METHODS = (
             ),
             Param(name="reason", kind=Kind.TEXT, most=500, doc="for the log of the machine"),
             Param(
+                name="kexec",
+                kind=Kind.OBJECT,
+                doc="{kernel, initrd, cmdline}: go on in this kernel of the machine, past firmware and boot loader",
+            ),
+            Param(
                 name="limit",
                 kind=Kind.NUMBER,
                 unit="s",

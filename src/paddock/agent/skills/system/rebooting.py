@@ -18,9 +18,10 @@ from pathlib import Path
 from paddock.agent import durable
 from paddock.agent.entry import Outcome
 from paddock.agent.skills.skill import Call, Deed, Place, Work, in_thread
-from paddock.agent.skills.system import telling
+from paddock.agent.skills.system import kexec, telling
 from paddock.core.errors import Broken, Refused
 from paddock.hands import faults
+from paddock.wire.framing import JSON
 from paddock.wire.messages import Code
 
 _log = logging.getLogger(__name__)
@@ -46,8 +47,18 @@ def deeds(place: Place) -> Mapping[str, Deed]:
     return {"system.reboot": deed(check=check, pull=pull, boot_id=place.life.boot_id)}
 
 
-def deed(*, check: Callable[[], None], pull: Callable[[str], None], boot_id: Callable[[], str]) -> Work:
-    """`check` refuses what cannot be; `pull` has the machine boot: it may return, and the machine goes down later."""
+def deed(
+    *,
+    check: Callable[[], None],
+    pull: Callable[[str], None],
+    boot_id: Callable[[], str],
+    load: Callable[[JSON], None] = kexec.load,
+    jump: Callable[[str], None] = kexec.jump,
+) -> Work:
+    """`check` refuses what cannot be; `pull` has the machine boot: it may return, and the machine goes down later.
+
+    Where a kernel is named, `load` makes it ready and `jump` goes on in it instead.
+    """
 
     async def act(call: Call) -> Outcome:
         check()
@@ -55,13 +66,16 @@ def deed(*, check: Callable[[], None], pull: Callable[[str], None], boot_id: Cal
             return _booted()  # it went down before we came to it
         if _is_called(call):
             return await _wait(call, boot_id())
+        kernel = call.params.get("kexec")
+        if kernel is not None:
+            await in_thread(lambda: load(kernel))
         await asyncio.sleep(call.seconds("delay").total_seconds())
         reason = call.text("reason")
         _log.warning("the machine boots anew", extra={"task": call.task, "reason": reason})
         faults.at("reboot.calling")
         await in_thread(lambda: durable.write(call.directory / _CALLED, {"boot_id": call.boot_id}))
         faults.at("reboot.noted")
-        await in_thread(lambda: pull(reason))
+        await in_thread(lambda: pull(reason) if kernel is None else jump(reason))
         faults.at("reboot.called")
         return await _wait(call, boot_id())
 
