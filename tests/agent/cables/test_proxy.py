@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -168,6 +169,10 @@ async def test_a_name_that_is_not_on_the_list_is_not_even_looked_up(
         (b"GET http:///x HTTP/1.1\r\n\r\n", 400),
         (b"CONNECT example.org HTTP/1.1\r\n\r\n", 400),
         (b"CONNECT example.org:99999 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT example.org:0 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT a..under.example:443 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT " + b"a" * 64 + b".under.example:443 HTTP/1.1\r\n\r\n", 400),
+        (b"CONNECT [::1:443 HTTP/1.1\r\n\r\n", 400),
         (b"nonsense\r\n\r\n", 400),
         (b"GET http://x/ HTTP/1.1\r\nA: b\r\n folded: c\r\n\r\n", 400),
         (b"GET http://x/ HTTP/1.1\r\nA: b\nHost: c\r\n\r\n", 400),
@@ -175,13 +180,43 @@ async def test_a_name_that_is_not_on_the_list_is_not_even_looked_up(
     ],
 )
 async def test_what_is_no_request_of_a_proxy_is_refused(house: House, request_: bytes, status: int) -> None:
-    async with proxied(house, house.here) as dial:
+    async with proxied(house, house.here, "*.under.example:443") as dial:
         reader, writer = await dial()
         writer.write(request_)
         answer = await reader.readline()
         writer.close()
 
     assert answer.split()[1] == str(status).encode()
+
+
+async def test_nothing_that_a_guest_says_brings_the_proxy_down(house: House) -> None:
+    chance = random.Random(4)
+    pieces = [
+        b"GET",
+        b"CONNECT",
+        b" ",
+        b"http://",
+        b"[",
+        b"]",
+        b":",
+        b"/",
+        b"@",
+        b"%",
+        b"\r\n",
+        b"\0",
+        b"\xff",
+        b"#",
+        b"?",
+    ]
+    pieces += [b"a.under.example", b"..", b"127.0.0.1", b"::1", b"443", b"HTTP/1.1", b"Host:", b"99999999999999", b"\n"]
+    async with proxied(house, "*.under.example:443") as dial:
+        for _ in range(400):
+            head = b" ".join(b"".join(chance.choices(pieces, k=chance.randint(1, 4))) for _ in range(3))
+            answer = await ask(dial, head + b" HTTP/1.1\r\n\r\n" if chance.random() < 0.5 else head + b"\r\n\r\n")
+            assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5"))
+
+    assert len(house.log) == 400
+    assert house.asked == []
 
 
 async def test_who_says_nothing_is_sent_away(house: House) -> None:

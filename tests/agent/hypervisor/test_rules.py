@@ -65,11 +65,11 @@ def test_a_network_is_shaped_as_it_was_asked_for() -> None:
     network = NetworkSpec(name="left", latency=timedelta(milliseconds=20), loss=0.01, rate=1_000_000)
     (tap,) = rules.taps(Record(environment="e", networks=(network,), machines={"b": RECORD.machines["b"]}), "0a1b2c3d")
 
-    netem, ingress, police = (" ".join(words) for words in rules.shaping(tap))
+    netem, ingress, _, police = (" ".join(words) for words in rules.shaping(tap))
 
     assert netem.endswith("root netem limit 10000 delay 20000us loss 1%")
     assert ingress.endswith("ingress")
-    assert "police rate 1000000bps burst 250000" in police
+    assert "police rate 1000000bps burst 262144" in police
     assert rules.shaping(rules.taps(RECORD, "0a1b2c3d")[0]) == []
 
 

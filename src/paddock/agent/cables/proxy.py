@@ -122,7 +122,10 @@ class Proxy:
             return [literal]
         if not self.egress.names(target.host, target.port):
             raise _Answer(403, f"{target.host}:{target.port} is not on the list of this environment")
-        found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise _Answer(400, f"{target.host} is no name") from None
         addresses = [address for one in found if (address := parse(str(one[4][0]).partition("%")[0])) is not None]
         allowed = [one for one in addresses if self.egress.covers(one, target.port) or _is_elsewhere(one)]
         if not allowed:
@@ -192,10 +195,10 @@ def read(head: bytes) -> Target:
             parts = urlsplit(where)
             if parts.scheme != "http":
                 raise _Answer(400, "this is a proxy: ask for http://HOST/PATH, or CONNECT HOST:PORT")
-        host, port = parts.hostname or "", parts.port or 80
+        host, port = parts.hostname or "", 80 if parts.port is None else parts.port
     except ValueError:
         raise _Answer(400, "the address of the request is none") from None
-    if not host or not host.isascii() or any(letter <= " " for letter in host):
+    if not host or not host.isascii() or not host.isprintable() or " " in host or port == 0:
         raise _Answer(400, "the address of the request is none")
     if method == "CONNECT":
         return Target(method=method, host=host, port=port)

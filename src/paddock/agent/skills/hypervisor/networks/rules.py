@@ -14,6 +14,9 @@ from paddock.wire.specs import NetworkSpec
 
 METADATA = "169.254.169.254"
 _LEASE = "1h"
+_LARGEST = 128 << 10
+"""Bytes: more than the 64 KiB that a guest may hand over at once, to be cut into frames later."""
+_BURST = 2 * _LARGEST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,13 +145,12 @@ def shaping(tap: Tap) -> Sequence[Sequence[str]]:
         netem += ["loss", f"{network.loss * 100:g}%"] if network.loss else []
         found.append(["qdisc", "replace", "dev", tap.name, "root", *netem])
     if network.rate:
-        burst = max(network.rate // 4, 64 << 10)
+        burst = max(network.rate // 4, _BURST)
+        here = ["dev", tap.name, "parent", "ffff:"]
+        police = ["police", "rate", f"{network.rate}bps", "burst", str(burst), "mtu", str(_LARGEST)]
         found.append(["qdisc", "replace", "dev", tap.name, "handle", "ffff:", "ingress"])
+        found.append(["filter", "delete", *here])  # matchall knows no replacing
         found.append(
-            [
-                *("filter", "replace", "dev", tap.name, "parent", "ffff:", "protocol", "all", "prio", "1"),
-                *("handle", "1", "matchall", "action", "police", "rate", f"{network.rate}bps"),
-                *("burst", str(burst), "conform-exceed", "drop"),
-            ]
+            ["filter", "add", *here, "protocol", "all", "matchall", "action", *police, "conform-exceed", "drop"]
         )
     return found
