@@ -10,13 +10,11 @@ Beside the image stands its own little initrd: a few modules and busybox, where 
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import platform
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddock.agent.skills.hypervisor.errands.cpio import Archive
+from paddock.agent.skills.hypervisor.errands.kernel import Kernel
 from tools.maven import Unavailable, cache
 
 SUITE = "bookworm"
@@ -240,44 +240,20 @@ def _furnish(root: Path) -> None:
 
 def initrd(root: Path, version: str, device: str = DEVICE) -> bytes:
     """busybox, the modules that lead to the root file system, in the order in which they load, and /init."""
-    home = root / "lib/modules" / version
-    modules = _ordered(home, MODULES)
-    names = [path.rpartition("/")[2] for path in modules]
-    out = io.BytesIO()
-    for directory in ("bin", "dev", "modules", "root"):
-        _entry(out, directory, stat.S_IFDIR | 0o755)
-    _entry(out, "init", stat.S_IFREG | 0o755, _init(names, device))
-    _entry(out, "bin/busybox", stat.S_IFREG | 0o755, (root / "bin/busybox").read_bytes())
-    for name, path in zip(names, modules, strict=True):
-        _entry(out, f"modules/{name}", stat.S_IFREG | 0o644, (home / path).read_bytes())
-    _entry(out, "TRAILER!!!", 0)
-    return out.getvalue()
+    found = Kernel(image=root / "boot" / f"vmlinuz-{version}", modules=root / "lib/modules" / version)
+    modules = dict(found.files(MODULES))
+    archive = Archive()
+    for directory in ("dev", "root"):
+        archive.directory(directory)
+    archive.file("init", _init(modules, device), mode=0o755)
+    archive.file("bin/busybox", (root / "bin/busybox").read_bytes(), mode=0o755)
+    for name, content in modules.items():
+        archive.file(f"modules/{name}", content)
+    return archive.content()
 
 
 def _init(modules: Iterable[str], device: str) -> bytes:
     return _INIT.format(modules=" ".join(modules)).replace(f" {DEVICE} ", f" {device} ").encode()
-
-
-def _ordered(home: Path, wanted: Iterable[str]) -> list[str]:
-    """Files of these modules and of all that they need, needed ones first."""
-    needs = {}
-    for line in (home / "modules.dep").read_text().splitlines():
-        path, _, rest = line.partition(":")
-        needs[path.rpartition("/")[2].removesuffix(".ko")] = (path, rest.split())
-    ordered: dict[str, None] = {}
-    for name in wanted:
-        path, first = needs[name]
-        # modules.dep names the nearest need first and the deepest last.
-        ordered |= dict.fromkeys((*reversed(first), path))
-    return list(ordered)
-
-
-def _entry(out: io.BytesIO, name: str, mode: int, data: bytes = b"") -> None:
-    """One file of a `newc` archive: thirteen numbers in hexadecimal, name, content, each padded to four bytes."""
-    path = name.encode() + b"\0"
-    numbers = (out.tell() + 1, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)
-    for part in (b"070701" + b"".join(b"%08X" % number for number in numbers) + path, data):
-        out.write(part + b"\0" * (-(out.tell() + len(part)) % 4))
 
 
 def run(*command: str, **environment: str) -> None:

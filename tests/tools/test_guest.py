@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,11 @@ def test_an_image_is_built_by_one_and_waited_for_by_the_other(cache: Path, monke
 
 
 def test_what_failed_half_way_has_no_name_and_the_next_one_builds(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(root: Path) -> None:
+    def fail(root: Path, packages: Iterable[str]) -> None:
         root.mkdir()
         raise tool.Failed("no mirror")
 
-    monkeypatch.setattr(tool, "_install", fail)
+    monkeypatch.setattr(tool, "install", fail)
     for _ in range(2):
         with pytest.raises(tool.Failed, match="no mirror"):
             tool.image()
