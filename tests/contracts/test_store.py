@@ -10,9 +10,12 @@ import pytest
 from paddock.core import environment as environments
 from paddock.core import event as events
 from paddock.core import lease as leases
+from paddock.core.environment import Machine, Spec
 from paddock.core.errors import Broken, Conflict, Refused, Stale
 from paddock.core.host import Host
+from paddock.core.image import BuildScript, HostImage, Image, Layer
 from paddock.core.job import Phase
+from paddock.core.machine import MachineSettings, NetworkSettings, NicSettings, Size, Start
 from paddock.ports import Store, Tables, Touched
 from tests.contracts.places import Place
 from tests.contracts.rows import NOW, environment, event, host, lease, transition
@@ -487,3 +490,43 @@ async def test_an_event_keeps_its_words_whatever_they_are(store: Store) -> None:
     row = event("e1", raw='{"a": "\U0001f9a5"}', change=change, whys=whys, state=events.State.IGNORED)
     await store.write(lambda tables: tables.events.add(row))
     assert await store.read(lambda tables: tables.events.where(number=0)) == [replace(row, version=1)]
+
+
+async def test_virtual_machines_come_back_as_they_were_stored(store: Store) -> None:
+    node = MachineSettings(
+        name="node", image="debian", disks=(5,), nets=(NicSettings(network="private"), NicSettings()), boot=("network",)
+    )
+    private = NetworkSettings(name="private", latency=timedelta(milliseconds=20), loss=0.05)
+    spec = Spec(machines=(node,), networks=(private,), egress=("a.org:80",), start=Start.BOOT, images={"debian": "d1"})
+    machine = Machine(
+        name="node", agent="two-1.node", addresses=("192.168.80.10",), start="boot", host_key="ssh-ed25519 A"
+    )
+    size = Size(memory=1 << 40, vcpus=2, disk=3)
+    stored = [
+        environment("two-1", machines=(machine,), spec=spec, size=size, full_disk=3, has_saved=True, fork_of="two-0"),
+        environment("two-2"),
+    ]
+    script = BuildScript(name="greet", run="echo \U0001f9a5", env={"A": "1"}, files={"/etc/motd": "hello\n"})
+    chain = (
+        Image(name="debian", path="/d", limit=timedelta(minutes=5)),
+        Image(name="s", parent="debian", scripts=(script,)),
+    )
+    layer = Layer(digest="d1", image="debian", bytes=5, seconds=1.5, built=NOW)
+    image = HostImage(
+        id="s@vm-1", image="s", host="vm-1", since=NOW, chain=chain, serving=chain[:1], layers=(layer,), built=NOW
+    )
+
+    def add(tables: Tables) -> None:
+        for row in stored:
+            tables.environments.add(row)
+        tables.images.add(image)
+        tables.hosts.add(host("vm-1", capacity=size))
+        tables.leases.add(lease("l1", fork_of="two-1"))
+
+    await store.write(add)
+    assert [replace(row, version=0) for row in await store.read(lambda tables: tables.environments.where())] == stored
+    found = await store.read(lambda tables: tables.images.where(host="vm-1"))
+    assert [replace(row, version=0) for row in found] == [image]
+    assert (await store.read(lambda tables: tables.hosts.where()))[0].capacity == size
+    assert await store.read(lambda tables: tables.environments.count(fork_of="two-0")) == 1
+    assert await store.read(lambda tables: tables.leases.where(fork_of="")) == []
