@@ -10,7 +10,7 @@ from paddock.core.errors import Refused
 from paddock.core.machine import Overcommit, Size, Start
 from paddock.wire.specs import MachineSpec
 from tests.engine.fake_agent import Reply
-from tests.engine.scene import ANNA, HOUR, ROOT
+from tests.engine.scene import ANNA, HOUR, PROJECT, ROOT
 from tests.engine.virtual import DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
 
 
@@ -257,3 +257,24 @@ async def test_a_pool_whose_machines_changed_is_made_anew_once_its_images_are_th
     scene.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"vm": larger})
     await scene.settle()
     assert [(one.id, one.size and one.size.memory) for one in scene.living()] == [("vm-2", 2 * GIB)]
+
+
+async def test_a_run_that_no_host_could_ever_carry_ends_as_our_error(scene: Virtual) -> None:
+    scene.configure(
+        hosts=hosts("vm-1"),
+        images={"debian": DEBIAN},
+        pools={"pair": pool_of("pair", machines=("one", "two"), memory=4 * GIB)},
+        projects=(replace(PROJECT, jobs=PROJECT.jobs[1:]),),
+    )
+    await scene.comment()
+    (run,) = scene.runs()
+    assert (run.verdict, run.reason) == ("error", "pool pair fits no host: host vm-1 has 6GiB memory, 8GiB are wanted")
+
+
+async def test_what_a_machine_was_made_of_is_not_kept_with_its_command(scene: Virtual) -> None:
+    await scene.acquire("vm")
+    assert scene.orders("machine.build")[0].params["spec"]
+    (build,) = scene.commands(method="machine.build")
+    (image,) = scene.commands(method="image.build")
+    assert build.params.keys() == {"machine", "limit", "environment", "fence"}
+    assert image.params.keys() == {"limit"}

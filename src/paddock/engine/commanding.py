@@ -335,6 +335,14 @@ def _default(method: str, name: str) -> object:
     return next((param.default for param in row.params if param.name == name), None) if row is not None else None
 
 
+_BULK = frozenset({"spec", "chain"})
+
+
+def _without_bulk(params: Mapping[str, object]) -> Mapping[str, object]:
+    """What machines and images are made of is long, and of no use once that is over."""
+    return {name: value for name, value in params.items() if name not in _BULK} if _BULK & params.keys() else params
+
+
 def _is_live_session(tables: Tables, agent: str, session: str) -> bool:
     row = tables.agents.find(agent)
     return row is not None and row.session == session
@@ -420,4 +428,6 @@ def tell(tables: Tables, agent: str, status: Status, *, now: datetime) -> None:
             )
     if status.outputs:
         after = replace(after, outputs=dict(status.outputs))
+    if not after.is_open and not after.by:
+        after = replace(after, params=_without_bulk(after.params))
     tables.commands.swap(command, after)

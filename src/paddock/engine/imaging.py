@@ -83,7 +83,9 @@ def attend(tables: Tables, means: Means, row: HostImage, old: list[str], *, now:
         if row.state is State.BUILDING:
             return moment
     if row.image not in configuration.images or row.host not in configuration.hosts:
-        tables.images.remove(row.id)  # what its host has of it is collected there, once nobody uses it
+        # What its host has of it is collected there, once nobody uses it.
+        tables.images.remove(row.id)
+        old.append(f"images/{row.id}")
         return None
     row = _follow(tables, row, chain(configuration.images, row.image), now=now)
     due = again(row)

@@ -84,9 +84,10 @@ class Leasing:
         configured = self._means.configuration().pools
         for pool in configured:
             serve(tables, pool, now=now)
-        for waiting in tables.leases.where(state=leases.State.QUEUED):
-            if waiting.fork_of:
-                serve(tables, waiting.pool, fork_of=waiting.fork_of, now=now)
+        for pool in [one.name for one in configured.values() if one.is_virtual]:
+            waiting = tables.leases.where(pool=pool, state=leases.State.QUEUED)
+            for origin in {lease.fork_of for lease in waiting if lease.fork_of}:
+                serve(tables, pool, fork_of=origin, now=now)
         if tables.leases.count(state=leases.State.QUEUED) > tables.leases.count(
             state=leases.State.QUEUED, pool=sorted(configured)
         ):

@@ -113,8 +113,16 @@ def _serve_demand(tables: Tables, configuration: Configuration, pools: list[Pool
     demands = [demand for pool in pools for demand in _demands(tables, pool)]
     blocked: set[str] = set()
     for demand in sorted(demands, key=lambda one: one.lease.asked):
+        if _carriers(configuration, demand.pool) <= blocked:
+            continue
         blocked |= _book(tables, configuration, demand.pool, blocked, lease=demand.lease, now=now)
     return not blocked
+
+
+def _carriers(configuration: Configuration, pool: Pool) -> set[str]:
+    """The names of the hosts that may carry a pool."""
+    rooms = [Room(host=host.name, labels=host.labels) for host in configuration.hosts.values()]
+    return {room.host for room in rooms if suits(pool, room)}
 
 
 def _demands(tables: Tables, pool: Pool) -> list[_Demand]:
