@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -447,6 +448,10 @@ async def test_a_full_disk_yields_no_image(tmp_path: Path) -> None:
                 with pytest.raises(Broken, match=r"No space left|no room"):
                     await house.images.ensure((image("large", path=path),))
                 assert (house.store.all(), house.making) == ([], [])
+            with serving(content={"large": content_of(image("large", path=large))}) as files:
+                with pytest.raises(Broken, match=r"bytes, and .* are free"):
+                    await house.images.ensure((image("large", url=f"{files.url}/large"),))
+                assert (house.store.all(), house.making) == ([], [])
     except Unavailable as exc:
         pytest.skip(str(exc))
 
@@ -472,8 +477,9 @@ async def test_what_a_dead_agent_left_is_gone_at_the_next_start(house: House, de
 # ---- the methods -----------------------------------------------------------------------------------------------------
 
 
-def call_of(house: House, method: str, **params: Any) -> Call:
+def call_of(house: House, method: str, progress: Callable[..., None], **params: Any) -> Call:
     return Call(
+        progress=progress,
         task="t1",
         method=method,
         params=methods.check(method, params),
@@ -483,9 +489,13 @@ def call_of(house: House, method: str, **params: Any) -> Call:
     )
 
 
-async def ask(house: House, method: str, **params: Any) -> Any:
+def _unheard(percent: float | None, eta: timedelta | None) -> None:
+    """Nobody listens."""
+
+
+async def ask(house: House, method: str, *, progress: Callable[..., None] = _unheard, **params: Any) -> Any:
     deed = house.images.methods()[method]
-    call = call_of(house, method, **params)
+    call = call_of(house, method, progress, **params)
     if isinstance(deed, Read):
         return dict(await deed.answer(call))
     assert isinstance(deed, Work)
@@ -506,6 +516,22 @@ async def test_image_build_tells_its_layers_and_its_output_is_the_log(house: Hou
     output = output_of(built)
     assert len(output) == built.streams["out"].length
     assert b"one prints\n" in output
+
+
+async def test_image_build_says_how_far_it_is(house: House, debian: Image) -> None:
+    told: list[float] = []
+    with serving(content={"debian": content_of(debian)}) as files:
+        remote = replace(debian, path="", url=f"{files.url}/debian")
+        await ask(
+            house,
+            "image.build",
+            progress=lambda percent, eta: told.append(percent),
+            chain=chain_params((remote, image("web", "one", parent="debian"))),
+        )
+
+    assert told == sorted(told)
+    assert told[-1] == 100
+    assert {20.0, 90.0} < set(told), "once the base is there, and once all layers are"
 
 
 async def test_image_build_that_fails_has_its_log_all_the_same(house: House, debian: Image) -> None:

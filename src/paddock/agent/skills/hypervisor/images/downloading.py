@@ -194,6 +194,7 @@ def _receive(url: str, response: HTTPResponse, handle: int, at: int, total: int,
         except (OSError, HTTPException) as exc:
             raise _Cut(str(exc) or type(exc).__name__) from None
         if not data:
+            told(at, total)
             return at
         stop.check()
         at += len(data)

@@ -30,6 +30,8 @@ from paddock.wire.framing import JSON
 from paddock.wire.hello import LOG_STREAM
 from paddock.wire.specs import read_image
 
+_BASE, _PROOF = 0.2, 0.9
+"""How much is done once the base is there, and once all layers are."""
 LOGS = "logs"
 """Below the images: a log for each layer, of its last build."""
 
@@ -99,18 +101,19 @@ class Images:
         base = await in_thread(lambda: bases.known(chain[0], self._sources))
         async with self._standing(chain, base) as (planned, top):
             if top < 0:
-                key, told = f"base {bases.key_of(chain[0])}", _part(tell, 0, len(chain) + 2)
+                key, told = f"base {bases.key_of(chain[0])}", _part(tell, 0.0, _BASE)
                 base = await self._join(key, f"base-{chain[0].name}", self._base(chain), follow, told)
         async with self._standing(chain, base) as (planned, top):
             if top < 0:
                 raise Broken(f"image {chain[0].name}: its base was removed as soon as it was there")
             for number, step in enumerate(planned[top:], start=top):
-                told = _part(tell, 1 + number, len(planned) + 2)
+                share = (_PROOF - _BASE) / len(planned)
+                told = _part(tell, _BASE + number * share, _BASE + (number + 1) * share)
                 await self._join(step.digest, step.digest, self._layer(chain, step), follow, told)
             leaf = planned[-1].digest
             if not await in_thread(lambda: self._store.is_proven(leaf)):
                 proving = self._proof(chain, leaf)
-                await self._join(f"proof {leaf}", f"{leaf}-boot", proving, follow, _part(tell, 1, 2))
+                await self._join(f"proof {leaf}", f"{leaf}-boot", proving, follow, _part(tell, _PROOF, 1.0))
             await in_thread(lambda: self._touch(planned))
         tell(1.0)
         return leaf
@@ -153,7 +156,9 @@ class Images:
 
     async def _join(self, key: str, log: str, act: Act, follow: Follow, tell: Tell) -> str:
         path = self._home / LOGS / f"{log}.log"
-        return await self._flights.join(key, path, act, follow, tell)
+        found = await self._flights.join(key, path, act, follow, tell)
+        tell(1.0)
+        return found
 
     def _base(self, chain: Chain) -> Act:
         async def act(flight: Flight) -> str:
@@ -342,9 +347,9 @@ class Images:
         )
 
 
-def _part(tell: Tell, number: int, count: int) -> Tell:
-    """Tells of one part of several that are equally long."""
-    return lambda share: tell((number + min(share, 1.0)) / count)
+def _part(tell: Tell, begin: float, end: float) -> Tell:
+    """Tells of a part of something."""
+    return lambda share: tell(begin + min(share, 1.0) * (end - begin))
 
 
 def _list(value: object) -> Sequence[JSON]:
