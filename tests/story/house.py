@@ -63,6 +63,9 @@ class House:
         self.server: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
         self.url = ""
+        self.host = HOST
+        self.program: tuple[str, ...] = ("-m", "paddock.agent", "run")
+        """What Python runs as the host's agent, and its first words."""
         self._port = 0
         self._faults: Mapping[str, str] = {}
 
@@ -73,7 +76,7 @@ class House:
     ) -> None:
         """Write the settings: server, forge `review` (a replay, unless told otherwise), host `local`, then `rest`."""
         server = SERVER.format(state=self.state, grace=grace, keep=keep)
-        self.config.write_text(server + (forge or REPLAY.format(stream=self.stream, vote=vote)) + HOST + rest)
+        self.config.write_text(server + (forge or REPLAY.format(stream=self.stream, vote=vote)) + self.host + rest)
 
     def tell(self, *events: Mapping[str, Any]) -> None:
         """Put events into the recorded stream; before the server starts, which plays it once."""
@@ -119,7 +122,7 @@ class House:
         """Start the host's agent, enrolled at its first start."""
         log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
-        argv = [sys.executable, "-m", "paddock.agent", "run", "--server", websocket, "--state", str(self.agent_state)]
+        argv = [sys.executable, *self.program, "--server", websocket, "--state", str(self.agent_state)]
         argv += ["--cloud", "none"]
         if not (self.agent_state / identity.FILE).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
@@ -151,7 +154,7 @@ class House:
             "PADDOCK_BUBBLEWRAP": "no",
             **os.environ,
             "XDG_STATE_HOME": str(home),
-            "PYTHONPATH": str(ROOT / "src"),
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
             **extra,
         }
 

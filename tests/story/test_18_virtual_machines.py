@@ -1,0 +1,183 @@
+"""Virtual machines with a real server and a real host's agent: forked, cleaned, given back; killed at every step.
+
+The driver is one of paper (paper.py): its machines are processes with a parked agent each, which start in a second.
+That QEMU's machines keep their promises is shown in ../agent/hypervisor and ../e2e.
+"""
+
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.story.house import House, house
+from tests.story.paper import machines
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+HOST = "- host: {{name: local, skills: [hypervisor], memory: {memory}MiB, vcpus: 64, disk: 100GiB}}\n"
+IMAGE = "- image: {{name: base, path: {path}, entry: none, memory: 64MiB}}\n"
+LAB = (
+    "- environment: {{name: lab, machines: [{{name: one, image: base, memory: 64MiB}}], host: local, max: {most},"
+    " start: {start}}}\n"
+)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path) as built:
+        built.program = ("-m", "tests.story.paper", "host", "run", "--skills", "hypervisor")
+        disk = tmp_path / "base.raw"
+        disk.write_bytes(bytes(1 << 20))
+        yield built
+
+
+def furnish(lab: House, *, most: int = 1, start: str = "fork", memory: int = 1024, pools: str = LAB) -> None:
+    lab.host = HOST.format(memory=memory)
+    lab.configure(IMAGE.format(path=lab.directory / "base.raw") + pools.format(most=most, start=start))
+
+
+def hypervisor(lab: House) -> Path:
+    return lab.agent_state / "hypervisor"
+
+
+def owned(lab: House) -> list[dict[str, Any]]:
+    """The records of machines."""
+    return [json.loads(file.read_text()) for file in hypervisor(lab).glob("machines/*/*/machine.json")]
+
+
+def running(lab: House) -> list[str]:
+    """Names of the machines of this house that run."""
+    ours = {one.pid for one in lab.living()}
+    return sorted(name for one, name in machines() if one.pid in ours)
+
+
+def borrow(lab: House) -> dict[str, Any]:
+    """A lease, granted: whoever died on the way is started again."""
+    asked = lab.post("leases", pool="lab", ttl=3600)
+
+    def granted() -> dict[str, Any] | None:
+        lab.tend()
+        lease: dict[str, Any] = lab.get(f"leases/{asked['id']}")
+        return lease if lease["state"] == "granted" else None
+
+    found = lab.until(granted, "the lease is granted", limit=120)
+    assert found is not None
+    return found
+
+
+def give_back(lab: House, lease: dict[str, Any]) -> None:
+    lab.post(f"leases/{lease['id']}/release", fence=lease["fence"])
+
+
+def assert_nothing_is_left(lab: House) -> None:
+    """What runs is what has a record, what has a record is of an environment, and nothing is half-made."""
+    lab.until(lambda: running(lab) == sorted(one["name"] for one in owned(lab)), "only what is owned runs")
+    living = {one["id"] for one in lab.get("environments")["items"] if one["state"] != "gone"}
+    assert {one["environment"] for one in owned(lab)} <= living
+    assert list((hypervisor(lab) / "making").iterdir()) == []
+
+
+def test_a_machine_is_lent_again_as_another_one(lab: House) -> None:
+    furnish(lab)
+    lab.tend()
+    first = borrow(lab)
+    (before,) = owned(lab)
+    (machine,) = lab.get(f"environments/{first['environment']}")["machines"]
+    assert before["start"] == "fork"
+    give_back(lab, first)
+    second = borrow(lab)
+    assert second["environment"] == first["environment"]
+    (after,) = owned(lab)
+    assert before["host_key"] != after["host_key"]
+    assert machine["name"] == "one"
+    assert_nothing_is_left(lab)
+
+
+STEPS = (
+    *("hypervisor.machine_recording", "hypervisor.machine_recorded", "hypervisor.template_freezing"),
+    *("hypervisor.template_naming", "hypervisor.template_named", "hypervisor.forking", "hypervisor.forked"),
+    *("hypervisor.woken", "hypervisor.machine_awake", "hypervisor.machine_going", "hypervisor.machine_gone"),
+    *("hypervisor.net_recording", "hypervisor.net_recorded", "hypervisor.image_cloned", "hypervisor.image_sealed"),
+)
+BOOTS = ("hypervisor.booting", "hypervisor.booted")
+
+
+@pytest.mark.parametrize(
+    ("start", "point"), [*(("fork", point) for point in STEPS), *(("boot", point) for point in BOOTS)]
+)
+def test_a_kill_of_the_hosts_agent_leaves_nothing_and_lends_nothing_twice(lab: House, start: str, point: str) -> None:
+    furnish(lab, start=start)
+    died = lab.directory / "died"
+    lab.tend(PADDOCK_FAULT=point, PADDOCK_FAULT_ONCE=str(died))
+    lease = borrow(lab)
+    (machine,) = owned(lab)
+    assert machine["environment"] == lease["environment"]
+    assert_nothing_is_left(lab)
+    give_back(lab, lease)
+    lab.until_environments("ready", limit=120)
+    assert_nothing_is_left(lab)
+    again = borrow(lab)
+    assert again["fence"] > lease["fence"]
+    assert died.exists(), f"{point} was not passed"
+    assert lab.get("leases", state="granted")["items"] == [lab.get(f"leases/{again['id']}")]
+
+
+@pytest.mark.parametrize("when", ["building", "leased", "cleaning"])
+def test_a_machine_that_dies_is_replaced(lab: House, when: str) -> None:
+    """kill -9 of what would be QEMU."""
+    furnish(lab)
+    lab.tend()
+    lease = borrow(lab)
+    if when == "building":
+        give_back(lab, lease)
+        lab.until_environments("ready", limit=120)
+        lease = borrow(lab)
+    (name,) = running(lab)
+    (victim,) = [one.pid for one, called in machines() if called == name]
+    if when == "cleaning":
+        give_back(lab, lease)
+    os.kill(victim, signal.SIGKILL)
+    if when != "cleaning":
+        give_back(lab, lease)
+    lab.until_environments("ready", limit=120)
+    assert running(lab) == [name]
+    assert [one.pid for one, called in machines() if called == name] != [victim]
+    assert_nothing_is_left(lab)
+
+
+@pytest.mark.parametrize("point", ["building.ordered", "cleaning.ordered", "leasing.served"])
+def test_a_kill_of_the_server_leaves_nothing_and_lends_nothing_twice(lab: House, point: str) -> None:
+    furnish(lab)
+    lab.tend(PADDOCK_FAULT=point, PADDOCK_FAULT_ONCE=str(lab.directory / "died"))
+    lease = borrow(lab)
+    give_back(lab, lease)
+    lab.until_environments("ready", limit=120)
+    assert borrow(lab)["fence"] > lease["fence"]
+    assert (lab.directory / "died").exists()
+    assert_nothing_is_left(lab)
+
+
+def test_fifty_who_ask_at_once_are_served_one_after_another_on_a_host_for_six(lab: House) -> None:
+    furnish(lab, most=50, memory=6 * 64)
+    lab.tend()
+    asked = [lab.post("leases", pool="lab", ttl=3600)["id"] for _ in range(50)]
+    served: list[str] = []
+    most = 0
+    for _ in itertools.takewhile(lambda _: len(served) < len(asked), itertools.count()):
+        granted = [one for one in lab.get("leases", state="granted", limit=100)["items"] if one["id"] in asked]
+        held = [one["environment"] for one in granted]
+        assert len(held) == len(set(held)), "lent twice"
+        most = max(most, len(running(lab)))
+        assert most <= 6, "more machines than the host has memory for"
+        for lease in granted:
+            give_back(lab, lease)
+            served.append(lease["id"])
+        time.sleep(0.1)
+    assert sorted(served) == sorted(asked)
+    assert most == 6
