@@ -5,7 +5,7 @@ the host's agent as QEMU does. `python -m tests.story.paper host ...` is the hos
 Everything else of the skill is real: images, volumes, templates, records, networks, and all that is said.
 """
 
-# ruff: noqa: ASYNC110, ASYNC240 - who is looked for is another process
+# ruff: noqa: ASYNC110, ASYNC220 - who is looked for is another process, and must outlive us
 
 import asyncio
 import json
