@@ -152,13 +152,13 @@ class Store:
             if name and user not in found.setdefault(name, []):
                 found[name].append(user)
 
-        for directory in self.layout.machines.glob("*/*"):
+        for directory in self.layout.machines.glob("*/*/"):
             with suppress(Broken):
                 if known := record.load(directory):
                     note(known.layer, f"{known.environment}/{known.machine}")
                     note(known.template, f"{known.environment}/{known.machine}")
         for directory in (
-            *self.layout.machines.glob("*/*"),
+            *self.layout.machines.glob("*/*/"),
             *_entries(self.layout.saved),
             *_entries(self.layout.making),
         ):
