@@ -85,7 +85,7 @@ class FakeNetworks:
 
     async def wire(self, environment: str, machine: str, directory: Path, nics: Sequence[Nic]) -> Sequence[Card]:
         self.wired.add((environment, machine))
-        return [Card(mac=nic.mac, netdev="") for nic in nics]
+        return [Card(mac=nic.mac, netdev="", address=nic.address) for nic in nics]
 
     async def unwire(self, environment: str, machine: str) -> None:
         self.wired.discard((environment, machine))

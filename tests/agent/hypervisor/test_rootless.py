@@ -216,13 +216,20 @@ async def test_blank_cards_are_blank_and_the_uplink_comes_last(networks: Rootles
     await networks.open("e1", [LEFT], ["example.org:443"])
 
     blank, left, out = await networks.wire(
-        "e1", "a", place, [Nic(network="", mac="52:54:00:00:00:01"), Nic(network="left", mac="52:54:00:00:00:02")]
+        "e1",
+        "a",
+        place,
+        [
+            Nic(network="", mac="52:54:00:00:00:01"),
+            Nic(network="left", mac="52:54:00:00:00:02", address="192.168.80.10/24"),
+        ],
     )
 
     assert blank.netdev == ""
     assert left.netdev.endswith("addr.path=net1")
     assert out.netdev.startswith("user,restrict=on,ipv6=off,guestfwd=tcp:10.0.2.100:3128-cmd:")
     assert out.mac not in (blank.mac, left.mac)
+    assert (blank.address, left.address, out.address) == ("", "192.168.80.10/24", "10.0.2.15/24")
 
 
 async def test_without_a_list_there_is_no_uplink_and_no_gate(networks: Rootless, root: Path) -> None:
@@ -249,6 +256,7 @@ async def test_variables_lead_to_the_proxy_and_past_it_to_the_environments_own(n
     direct = found["no_proxy"].split(",")
     assert {"localhost", "127.0.0.1", "169.254.169.254", "db", "192.168.80.10", "192.168.80.0/24"} <= set(direct)
     assert found == uplink.variables(["example.org:443"], [network], ["db", "192.168.80.10"])
+    assert ",web," in networks.variables("e1", ["web"])["no_proxy"]
 
 
 # ---- the gate

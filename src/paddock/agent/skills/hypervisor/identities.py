@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from paddock.agent.skills.hypervisor.keys import Pair
+from paddock.agent.skills.hypervisor.ports import Card
 from paddock.core.image import Chain
 from paddock.wire.specs import MachineSpec, Wake
 
@@ -24,6 +25,7 @@ def of_machine(
     machine: str,
     fence: int,
     spec: MachineSpec,
+    cards: Sequence[Card],
     host: Pair,
     login: Pair,
     env: dict[str, str],
@@ -43,8 +45,8 @@ def of_machine(
         host_keys={"ssh_host_ed25519_key": host.private, "ssh_host_ed25519_key.pub": f"{host.public}\n"},
         authorized_keys=(login.public, *logins),
         login_key=login.private,
-        macs=tuple(nic.mac for nic in spec.nics),
-        addresses=tuple(nic.address for nic in spec.nics),
+        macs=tuple(card.mac for card in cards),
+        addresses=tuple(card.address for card in cards),
         peers=spec.peers,
         env=env,
         restart=restarted(spec.image),

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -26,7 +27,7 @@ from paddock.core.image import kernel_of
 from paddock.core.machine import Start
 from paddock.hands import faults
 from paddock.hands.link import Link
-from paddock.wire.specs import MachineSpec
+from paddock.wire.specs import MachineSpec, Peer
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Machine:
             await self._parts.driver.fork(plan, template)
             faults.at("hypervisor.forked")
             async with asyncio.timeout(FORK_LIMIT.total_seconds()):
-                await self._wake(host, login, limit=FORK_LIMIT)
+                await self._wake(cards, host, login, limit=FORK_LIMIT)
         except (PaddockError, TimeoutError) as exc:
             why = exc.message if isinstance(exc, PaddockError) else f"its fork did not answer within {FORK_LIMIT}"
             _log.warning("a machine is booted instead of forked", extra={**self._fields(), "why": why})
@@ -114,10 +115,10 @@ class Machine:
             await self._parts.disks.clone(self._parts.images.volume(layer), self.volume, blank=self.spec.disks)
         await self._parts.driver.boot(await self._plan(cards))
         faults.at("hypervisor.booted")
-        await self._wake(host, login, limit=WAKE_LIMIT)
+        await self._wake(cards, host, login, limit=WAKE_LIMIT)
         self._settle(Start.BOOT, host.result(), why=why)
 
-    async def _wake(self, host: "asyncio.Task[Pair]", login: Pair, *, limit: timedelta) -> None:
+    async def _wake(self, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair, *, limit: timedelta) -> None:
         known = self.record
         async with self._parts.channels.inside(self.directory) as guest:
             await guest.parked(BOOT_LIMIT)
@@ -126,9 +127,10 @@ class Machine:
                 machine=known.machine,
                 fence=known.fence,
                 spec=self.spec,
+                cards=cards,
                 host=await host,
                 login=login,
-                env=dict(self._parts.variables(known.environment)),
+                env=dict(self._parts.variables(known.environment, list(_names(self.spec.peers)))),
                 logins=self._parts.logins,
             )
             await guest.wake(wake, limit)
@@ -250,6 +252,12 @@ class Machine:
 
     def _fields(self) -> dict[str, str]:
         return {"environment": self.record.environment, "machine": self.record.machine}
+
+
+def _names(peers: Iterable[Peer]) -> Iterator[str]:
+    for peer in peers:
+        yield peer.machine
+        yield from (address.partition("/")[0] for address in peer.addresses)
 
 
 def remove(directory: Path) -> None:

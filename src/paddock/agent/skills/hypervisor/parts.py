@@ -67,8 +67,8 @@ class Parts:
     networks: Networks
     images: Images
     channels: Channels
-    variables: Callable[[str], Mapping[str, str]] = lambda _: {}
-    """What leads an environment's guests to the outside; nothing where it has no egress."""
+    variables: Callable[[str, Sequence[str]], Mapping[str, str]] = lambda _environment, _peers: {}
+    """What leads an environment's guests to the outside, and past it to these peers; nothing where it has no egress."""
     tell: Callable[[str, str, Sequence[str]], Awaitable[None]] = _nobody
     """Let whoever serves a machine's metadata know the public keys of its lease."""
     logins: Sequence[str] = ()

@@ -78,6 +78,8 @@ class Card:
     mac: str
     netdev: str
     """What QEMU's -netdev takes, without its `id=`: `stream,server=on,addr.type=unix,addr.path=...`; empty: blank."""
+    address: str = ""
+    """What the machine has on it, with its prefix length; empty where it has none that we know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +160,11 @@ class Driver(Protocol):
 
 
 class Networks(Protocol):
-    """Joins the machines of an environment. Real: networks.rootless, networks.rooted."""
+    """Joins the machines of an environment. Real: networks.rootless, networks.rooted.
+
+    What it makes outlives the agent. Both are contexts: while one is open, what an environment's record asks for is
+    kept as it says, and what nobody owns was swept when it was opened.
+    """
 
     name: str
 

@@ -109,7 +109,11 @@ class Rooted:
             known = self._homes.wired(home, known, machine, directory, nics)
             await self._serve(home, known)
             cards = [
-                Card(mac=nic.mac, netdev=self._netdev(home, known, machine, index) if nic.network else "")
+                Card(
+                    mac=nic.mac,
+                    netdev=self._netdev(home, known, machine, index) if nic.network else "",
+                    address=nic.address,
+                )
                 for index, nic in enumerate(nics)
             ]
             return [*cards, *self._homes.outward(home, known, machine, metadata=False)]
@@ -149,10 +153,10 @@ class Rooted:
         prefix = f"{self._homes.name('')}-"
         return list(dict.fromkeys([*recorded, *(name.removeprefix(prefix) for name in namespaces.known(prefix))]))
 
-    def variables(self, environment: str) -> Mapping[str, str]:
-        """What leads its guests' programs to its proxy; nothing where it has no egress."""
+    def variables(self, environment: str, peers: Sequence[str] = ()) -> Mapping[str, str]:
+        """What leads its guests' programs to its proxy, and past it to their peers; nothing where it has no egress."""
         known = records.load(self._homes.home(environment))
-        return uplink.of(known) if known is not None else {}
+        return uplink.of(known, peers) if known is not None else {}
 
     def home(self, environment: str) -> Path:
         """Where its programs run, and say who they are."""

@@ -81,9 +81,7 @@ class Rootless:
             known = self._homes.wired(home, known, machine, directory, nics)
             await self._serve(home, known)
             cards = [
-                Card(mac=nic.mac, netdev=f"stream,server=on,addr.type=unix,addr.path={_socket(index)}")
-                if nic.network
-                else Card(mac=nic.mac, netdev="")
+                Card(mac=nic.mac, netdev=_netdev(index) if nic.network else "", address=nic.address)
                 for index, nic in enumerate(nics)
             ]
             return [*cards, *self._homes.outward(home, known, machine)]
@@ -117,10 +115,10 @@ class Rootless:
             return []
         return [known.environment for known in self._homes.recorded()[0].values()]
 
-    def variables(self, environment: str) -> Mapping[str, str]:
-        """What leads its guests' programs to its proxy; nothing where it has no egress."""
+    def variables(self, environment: str, peers: Sequence[str] = ()) -> Mapping[str, str]:
+        """What leads its guests' programs to its proxy, and past it to their peers; nothing where it has no egress."""
         known = records.load(self._homes.home(environment))
-        return uplink.of(known) if known is not None else {}
+        return uplink.of(known, peers) if known is not None else {}
 
     def home(self, environment: str) -> Path:
         """Where its programs run, and say who they are."""
@@ -173,6 +171,10 @@ def switch_orders(known: Record, network: NetworkSpec) -> dict[str, JSON]:
         "seed": zlib.crc32(f"{known.environment} {network.name}".encode()),
     }
     return {"shape": shape, "ports": ports}
+
+
+def _netdev(index: int) -> str:
+    return f"stream,server=on,addr.type=unix,addr.path={_socket(index)}"
 
 
 def _socket(index: int) -> str:

@@ -39,6 +39,7 @@ def uplink(environment: str, machine: str, directory: Path) -> Card:
     """
     return Card(
         mac=mac(environment, machine, _UPLINK_CARD),
+        address="10.0.2.15/24",
         netdev=f"user,restrict=on,ipv6=off,guestfwd=tcp:{PROXY}-cmd:{_hand(directory, uplink_socket(machine))}",
     )
 
@@ -49,6 +50,7 @@ def metadata(environment: str, machine: str, directory: Path) -> Card:
     command = _hand(directory, metadata_socket(machine))
     return Card(
         mac=mac(environment, machine, _METADATA_CARD),
+        address="169.254.169.15/24",
         netdev=f"user,restrict=on,ipv6=off,{around},guestfwd=tcp:{METADATA}-cmd:{command}",
     )
 
@@ -63,10 +65,10 @@ def variables(egress: Iterable[str], networks: Iterable[NetworkSpec], names: Ite
     return found | {name.upper(): value for name, value in found.items()}
 
 
-def of(record: Record) -> Mapping[str, str]:
-    """The variables of an environment's guests."""
+def of(record: Record, peers: Iterable[str] = ()) -> Mapping[str, str]:
+    """The variables of an environment's guests. Not every peer may be wired yet."""
     addresses = [nic.address.partition("/")[0] for wired in record.machines.values() for nic in wired.nics]
-    names = [*record.machines, *(address for address in addresses if address)]
+    names = [*peers, *record.machines, *(address for address in addresses if address)]
     return variables(record.egress, record.networks, names)
 
 
