@@ -69,6 +69,9 @@ class FakeDisks:
         return 1 << 40
 
 
+UPLINK = Card(mac="52:54:00:ff:ff:ff", netdev="", address="10.0.2.15/24")
+
+
 @dataclass
 class FakeNetworks:
     """What is open, and which machine is wired."""
@@ -76,16 +79,19 @@ class FakeNetworks:
     name: str = "fake"
     opened: dict[str, list[str]] = field(default_factory=dict)
     wired: set[tuple[str, str]] = field(default_factory=set)
+    uplinks: set[str] = field(default_factory=set)
 
     async def check(self) -> None:
         pass
 
     async def open(self, environment: str, networks: Sequence[NetworkSpec], egress: Sequence[str]) -> None:
         self.opened[environment] = [network.name for network in networks]
+        self.uplinks |= {environment} if egress else set()
 
     async def wire(self, environment: str, machine: str, directory: Path, nics: Sequence[Nic]) -> Sequence[Card]:
         self.wired.add((environment, machine))
-        return [Card(mac=nic.mac, netdev="", address=nic.address) for nic in nics]
+        cards = [Card(mac=nic.mac, netdev="", address=nic.address) for nic in nics]
+        return [*cards, UPLINK] if environment in self.uplinks else cards
 
     async def unwire(self, environment: str, machine: str) -> None:
         self.wired.discard((environment, machine))

@@ -20,10 +20,10 @@ from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Call, Work
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.core.image import Image
-from paddock.core.machine import NetworkSettings, NicSettings, Start, nics
-from paddock.wire.specs import MachineSpec, NetworkSpec
+from paddock.core.machine import NetworkSettings, NicSettings, Start, mac, nics
+from paddock.wire.specs import MachineSpec, NetworkSpec, Peer
 from tests.agent.desk import TOKEN, Desk
-from tests.agent.hypervisor.doubles import FakeDisks, FakeImages, FakeNetworks, Guests, told
+from tests.agent.hypervisor.doubles import UPLINK, FakeDisks, FakeImages, FakeNetworks, Guests, told
 from tests.agent.hypervisor.fakes import FakeDriver, Host, Woe
 
 MIB = 1 << 20
@@ -63,6 +63,7 @@ class Rig:
             networks=self.networks,
             images=self.images,
             channels=self.guests,
+            variables=lambda environment, peers: {"no_proxy": " ".join([environment, *peers])},
         )
         carrying = Carrying(
             server=dialing.server((self.desk.url,), authorities=None, certificate=None, insecure=True),
@@ -246,6 +247,17 @@ async def test_a_warm_up_that_fails_means_a_boot_that_says_so(rig: Rig) -> None:
     params = {**spec(), "image": MachineSpec(image=(warm,), memory=MIB).params()["image"]}
     result = await rig.ask("machine.build", spec=params)
     assert (result["start"], "warm-up ended with 7" in result["why"]) == ("boot", True)
+
+
+async def test_it_is_told_of_each_card_that_it_has_and_past_whom_the_proxy_is(rig: Rig) -> None:
+    given = spec(egress=("example.org:443",), peers=(Peer(machine="two", addresses=("192.168.80.11/24",)),))
+    await rig.ask("machine.build", spec=given)
+
+    (wake,) = rig.guests.wakes[rig.directory()]
+
+    assert wake.macs == (mac("lab-1", "one", 0), UPLINK.mac)
+    assert wake.addresses == ("192.168.80.10/24", "10.0.2.15/24")
+    assert wake.env == {"no_proxy": "lab-1 two 192.168.80.11"}
 
 
 async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(rig: Rig) -> None:
