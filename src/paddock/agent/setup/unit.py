@@ -39,6 +39,8 @@ RestartPreventExitStatus=2
 # Tasks belong to their keepers and outlive the agent: a stop, an upgrade or a crash of the agent ends none of them.
 KillMode=process
 TimeoutStopSec=10
+# A virtual machine on a busy host may need minutes for what takes a second elsewhere.
+TimeoutStartSec=600
 # Each task gets a control group of its own below ours, with its limits.
 Delegate=yes
 TasksMax=infinity
