@@ -47,7 +47,9 @@ class Templates:
 
     async def key(self, layer: str, spec: MachineSpec) -> str:
         """The name of the template that machines like this are forked from: whatever its memory depends on."""
-        told = [VERSION, layer, spec.memory, spec.vcpus, list(spec.disks), spec.display, _warm_ups(spec)]
+        # A layer that was removed by hand and built again is another one to what was cloned from it.
+        build = self._parts.images.volume(layer).name
+        told = [VERSION, layer, build, spec.memory, spec.vcpus, list(spec.disks), spec.display, _warm_ups(spec)]
         told += [_kernel(spec), await self._parts.driver.stamp()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
