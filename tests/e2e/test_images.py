@@ -38,10 +38,10 @@ from tools import cloudimage
 from tools.guest import Image
 from tools.maven import Unavailable
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 MIB = 1 << 20
-LIMIT = timedelta(minutes=5)
+LIMIT = timedelta(minutes=10)
 CMDLINE = "console=ttyS0 quiet mitigations=off"
 
 
