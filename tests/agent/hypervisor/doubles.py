@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Usage
-from paddock.core.errors import Broken, Missing
+from paddock.core.errors import Broken, Missing, Refused
 from paddock.core.image import Chain
 from paddock.core.machine import Nic
 from paddock.hands import links
@@ -69,7 +69,7 @@ class FakeDisks:
         return 1 << 40
 
 
-UPLINK = Card(mac="52:54:00:ff:ff:ff", netdev="", address="10.0.2.15/24")
+UPLINK = Card(mac="52:54:00:ff:ff:ff", netdev="fake", address="10.0.2.15/24")
 
 
 @dataclass
@@ -89,8 +89,13 @@ class FakeNetworks:
         self.uplinks |= {environment} if egress else set()
 
     async def wire(self, environment: str, machine: str, directory: Path, nics: Sequence[Nic]) -> Sequence[Card]:
+        if environment not in self.opened:
+            raise Refused(f"{environment}: its networks are not open")
+        for nic in nics:
+            if nic.network and nic.network not in self.opened[environment]:
+                raise Refused(f"{environment}/{machine}: there is no network {nic.network}")
         self.wired.add((environment, machine))
-        cards = [Card(mac=nic.mac, netdev="", address=nic.address) for nic in nics]
+        cards = [Card(mac=nic.mac, netdev=nic.network and "fake", address=nic.address) for nic in nics]
         return [*cards, UPLINK] if environment in self.uplinks else cards
 
     async def unwire(self, environment: str, machine: str) -> None:
@@ -98,6 +103,7 @@ class FakeNetworks:
 
     async def close(self, environment: str) -> None:
         self.opened.pop(environment, None)
+        self.uplinks.discard(environment)
 
     async def found(self, instance: str) -> Sequence[str]:
         return list(self.opened)
