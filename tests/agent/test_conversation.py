@@ -47,3 +47,15 @@ async def test_a_refusal_is_heard_though_the_link_ends_with_it(tmp_path: Path) -
     with pytest.raises(Unwelcome, match="enrol: this code is over") as refused:
         await conversation.run(lambda one: one.open("enrol", {"code": "x"}))
     assert refused.value.code is Code.REFUSED
+
+
+async def test_the_end_of_a_session_leaves_no_cancelling_behind(tmp_path: Path) -> None:
+    """What is counted still makes each limit of the same task end the task: Debian 12's agent fell silent."""
+    worker = cast(Worker, SimpleNamespace(news=asyncio.Event()))
+    logs, alerts = Logs(level=logging.INFO, directory=tmp_path / "log"), Alerts(tmp_path / "alerts")
+    conversation = Conversation(link=Curt(), worker=worker, logs=logs, alerts=alerts)
+    with pytest.raises(Unwelcome):
+        await conversation.run(lambda one: one.open("enrol", {"code": "x"}))
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0

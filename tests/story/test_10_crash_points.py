@@ -143,6 +143,23 @@ ELSEWHERE = {
         ("hypervisor.namespace_removing", "hypervisor.namespace_removed"),
         "../agent/hypervisor/rooted_cases.py::test_a_kill_while_a_namespace_goes_leaves_what_the_next_one_removes",
     ),
+    **dict.fromkeys(
+        (
+            *("waking.begun", "waking.seeded", "waking.named", "waking.keyed", "waking.listed", "waking.stamped"),
+            *("waking.synced", "waking.recorded", "waking.answered", "settling.begun", "settling.done"),
+        ),
+        "../agent/test_parking.py::test_a_death_in_the_middle_of_a_wake_is_made_up_for_by_the_same_wake",
+    ),
+    **dict.fromkeys(
+        (
+            *("parking.marking", "parking.marked", "parking.nobody", "parking.ended", "parking.emptied"),
+            *("parking.cleaned", "parking.forgotten", "parking.answering"),
+        ),
+        "../agent/test_parking.py::test_a_death_in_the_middle_of_a_park_ends_parked",
+    ),
+    "parking.going_off": (
+        "../agent/test_parking.py::test_a_death_on_the_way_to_the_end_of_the_machine_ends_it_all_the_same"
+    ),
     "origin.moved": "../agent/test_copy.py::test_a_copy_that_dies_while_it_begins_anew_goes_on_at_the_next_start",
     **dict.fromkeys(
         (

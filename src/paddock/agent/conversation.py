@@ -113,6 +113,7 @@ class Conversation:
         reason = "the conversation was ended"
         # Raised below: until Python 3.11.4 what is raised inside of `except*` comes out in a group again.
         ended: BaseException | None = None
+        before = _cancelling()
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
@@ -132,6 +133,10 @@ class Conversation:
             if not isinstance(ended, Park):
                 with contextlib.suppress(Exception):
                     await self._link.close(reason)
+        # The group ended itself by cancelling us, and leaves that counted: before Python 3.11.4 each limit that runs
+        # out later in this task would then end the task, where its caller waits for TimeoutError.
+        while _cancelling() > before:
+            _uncancel()
         if ended is not None:
             raise ended
         return reason
@@ -380,6 +385,16 @@ class Conversation:
 
 class _Over(Exception):
     """The session ended itself."""
+
+
+def _cancelling() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _uncancel() -> None:
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()
 
 
 def _now() -> datetime:

@@ -28,8 +28,6 @@ T = TypeVar("T")
 
 _CHUNK = 64 << 10
 _ANNOUNCE_LIMIT = 1.0
-_SAME_OPENING = 0.1
-"""Seconds in which the two newlines of one opening may come apart."""
 _LOOKS = (0.05, 0.5)
 """Seconds between two looks whether somebody is at the other end: at first, and at last."""
 
@@ -74,8 +72,7 @@ class Port:
     def resume(self) -> "PortLink":
         """The session that was on when the handle was handed over: nothing is said."""
         os.set_blocking(self._handle, False)
-        # Whatever opening comes is a new one: the one of this session was heard before.
-        self._newest = PortLink(self, is_heard=True)
+        self._newest = PortLink(self)
         return self._newest
 
     def detach(self) -> int:
@@ -217,12 +214,10 @@ class Port:
 class PortLink:
     """One session on a port. See Link."""
 
-    def __init__(self, port: Port, *, is_heard: bool = False) -> None:
+    def __init__(self, port: Port) -> None:
         self._port = port
         self._is_closed = False
-        self._is_heard = is_heard
         self._sending = asyncio.Lock()
-        self._began = asyncio.get_running_loop().time()
 
     async def send(self, text: str) -> None:
         """See Link."""
@@ -237,11 +232,9 @@ class PortLink:
             self._check()
             line = await self._port.line()
             if line:
-                self._is_heard = True
                 return line.decode("utf-8", "surrogateescape")
-            if self._is_heard or asyncio.get_running_loop().time() - self._began > _SAME_OPENING:
-                self._port.opened()
-                raise Closed(BEGAN_ANEW)
+            self._port.opened()
+            raise Closed(BEGAN_ANEW)
 
     def detach(self) -> int:
         """See Port."""

@@ -125,6 +125,8 @@ class Lines:
         self._serial = serial
         self._rest = bytearray()
         self._searched = 0
+        self._is_opened = False
+        """The last that came was the first newline of an opening that nothing came before, or its whole."""
         self._refusal: Malformed | None = None
         self._is_lost = serial and not joined
 
@@ -169,8 +171,11 @@ class Lines:
         return lines
 
     def _take(self, lines: list[bytes], start: int, end: int) -> None:
+        # The two newlines of one opening may come apart: the second one is no other.
+        was_opened, self._is_opened = self._is_opened, False
         if start == end:
-            if self._serial:
+            if self._serial and not was_opened:
+                self._is_opened = True
                 # Whole lines of the session before may stand in the same chunk: they are thrown away with it.
                 lines[:] = [b""]
                 self._is_lost = False

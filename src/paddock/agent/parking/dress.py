@@ -54,7 +54,7 @@ def list_others(rootfs: Path, wake: Wake) -> None:
     if any((rootfs / program).exists() for program in _NETWORKD):
         for mac, address in zip(wake.macs, wake.addresses, strict=True):
             if address:
-                text = f"[Match]\nMACAddress={mac}\n\n[Network]\nAddress={address}\n"
+                text = f"[Match]\nMACAddress={mac}\n\n[Network]\nAddress={address}\nKeepConfiguration=static\n"
                 _put(rootfs / _NETWORK / f"05-paddock-{mac.replace(':', '')}.network", text)
 
 

@@ -15,10 +15,11 @@ from typing import Protocol
 
 from paddock.agent.parking import cards
 from paddock.agent.skills import tools
-from paddock.core.errors import Broken
+from paddock.core.errors import Broken, PaddockError
 
 _RNDADDENTROPY = 0x40085203
 _RNDRESEEDCRNG = 0x5207
+_RELOADS_WITHIN = 10.0
 _RESTARTS_WITHIN = 120.0
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -37,6 +38,9 @@ class Kernel(Protocol):
 
     def sync(self) -> None:
         """All that was written stays."""
+
+    def reload(self) -> None:
+        """Whoever sees to the networks reads anew what is to be: else it takes addresses away that it does not know."""
 
     def rescan(self) -> None:
         """Look for cards that came without a word: those of a fork. Takes its time."""
@@ -79,6 +83,12 @@ class Real:
     def sync(self) -> None:
         """See Kernel."""
         os.sync()
+
+    def reload(self) -> None:
+        """See Kernel."""
+        if Path("/run/systemd/netif").is_dir():
+            with suppress(PaddockError):  # where it does not run, nobody takes anything away
+                tools.attempt("networkctl", "reload", limit=_RELOADS_WITHIN)
 
     def rescan(self) -> None:
         """See Kernel."""
@@ -137,6 +147,10 @@ class Paper:
     def sync(self) -> None:
         """See Kernel."""
         self._note("sync")
+
+    def reload(self) -> None:
+        """See Kernel."""
+        self._note("reload")
 
     def rescan(self) -> None:
         """See Kernel."""

@@ -53,6 +53,8 @@ class Settling:
     async def _join(self, woken: Record) -> list[str]:
         """What went wrong with the cards."""
         wanted = dict(woken.cards)
+        if any(wanted.values()):
+            await asyncio.to_thread(self.kernel.reload)
         there = cards.found(self.rootfs)
         if not wanted.keys() <= there.keys():
             # Cards of a fork were not there when it was frozen, and nobody told the kernel that they came.

@@ -46,6 +46,7 @@ class Inside:
         self._link: LineLink | None = None
         self._session = self._new_session()
         self._answers: dict[str, Success | Failure] = {}
+        self._own = secrets.token_hex(4)
         self._asked = 0
         self._statuses: dict[str, Status] = {}
         self._task = ""
@@ -98,7 +99,6 @@ class Inside:
         with self._within("its script does not end", limit):
             # A while more than the guest has: it knows better why.
             async with asyncio.timeout(limit.total_seconds() + 30):
-                await self._hello()
                 for path, text in (files or {}).items():
                     await self._put(path, text)
                 return await self._run(script, interpreter, env, limit, output or _nobody)
@@ -190,7 +190,7 @@ class Inside:
         data = text.encode("utf-8", "surrogateescape")
         for offset in range(0, max(len(data), 1), _PIECE):
             piece = base64.b64encode(data[offset : offset + _PIECE]).decode("ascii")
-            await self._ask("file.put", {"path": path, "data": piece, "offset": offset})
+            await self._order("file.put", {"path": path, "data": piece, "offset": offset})
 
     async def _run(
         self, script: str, interpreter: str, env: Mapping[str, str], limit: timedelta, output: Callable[[bytes], None]
@@ -199,7 +199,7 @@ class Inside:
         self._length, self._output = 0, output
         params: dict[str, JSON] = {"task_id": task, "run": script, "interpreter": interpreter, "env": dict(env)}
         try:
-            await self._ask("script.run", {**params, "limit": limit.total_seconds()})
+            await self._order("script.run", {**params, "limit": limit.total_seconds()})
             while (final := self._statuses.get(task)) is None or self._length < final.outputs.get(LOG_STREAM, 0):
                 await self._step()
         except asyncio.CancelledError:
@@ -218,26 +218,38 @@ class Inside:
         if self._link is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_LAST_WORDS):
-                    await self._link.send(self._command("task.cancel", {"task_id": task, "grace": 0}))
+                    cancelling = self._command("task.cancel", {"task_id": task, "grace": 0})
+                    await self._link.send(self._session.send_command(cancelling, _now()))
 
     async def _ask(self, method: str, params: Mapping[str, JSON]) -> Mapping[str, JSON]:
         """The answer's result. Broken, with the guest's words, if it is none."""
+        return await self._say(self._command(method, params))
+
+    async def _order(self, method: str, params: Mapping[str, JSON]) -> None:
+        """The same of somebody: asked again under the same id it is done once, whatever died meanwhile."""
+        command = self._command(method, params)
+        while True:
+            await self._hello()
+            with contextlib.suppress(_Anew):
+                await self._say(command)
+                return
+
+    async def _say(self, command: Command) -> Mapping[str, JSON]:
         if self._link is None:
             raise Closed(f"{self._name}: no line")
-        text = self._command(method, params)
-        id = f"{method}-{self._asked}"
-        await self._link.send(text)
-        while id not in self._answers:
+        await self._link.send(self._session.send_command(command, _now()))
+        while command.id not in self._answers:
             await self._step(anew=True)
-        match self._answers.pop(id):
+        match self._answers.pop(command.id):
             case Success(result=result):
                 return result
             case Failure(msg=msg):
                 raise Broken(f"{self._name}: {msg}")
 
-    def _command(self, method: str, params: Mapping[str, JSON]) -> str:
+    def _command(self, method: str, params: Mapping[str, JSON]) -> Command:
         self._asked += 1
-        return self._session.send_command(Command(id=f"{method}-{self._asked}", method=method, params=params), _now())
+        # The guest's journal knows ids, and other calls of ours may have used numbers.
+        return Command(id=f"{method}-{self._own}-{self._asked}", method=method, params=params)
 
     async def _step(self, *, anew: bool = False) -> None:
         """One message. A guest whose agent begins anew is answered by a new session; `anew`: then raise _Anew."""
