@@ -213,3 +213,14 @@ async def test_one_that_is_given_up_while_it_is_saved_leaves_no_order_open(room:
     await room.settle()
     assert room.environment(environment.id).state == "gone"
     assert {one.state for one in room.commands(method="machine.save")} == {"failed"}
+
+
+async def test_one_that_is_held_already_is_saved_when_somebody_says_so(room: Virtual) -> None:
+    lease = await room.acquire("pair")
+    await room.people.hold(lease.environment, ttl=HOUR, identity=ANNA)
+    await room.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await room.settle()
+    assert room.environment(lease.environment).state == "held"
+    await room.people.hold(lease.environment, ttl=HOUR, disks=True, identity=ANNA)
+    await room.settle()
+    assert room.environment(lease.environment).state == "saved"
