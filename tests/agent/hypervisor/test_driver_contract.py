@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.skills.hypervisor import drivers
 from paddock.agent.skills.hypervisor.ports import Card, Driver, Plan, Running
 from paddock.core.errors import Broken, Refused
 from tests.agent.hypervisor.yards import INSTANCE, YARDS, Yard, ask, cloned, speaking
@@ -290,6 +291,13 @@ async def test_a_screen_is_shown_where_there_is_one(driver: Driver, yard: Yard) 
     await driver.power(plan, "off")
     with pytest.raises(Refused, match="off"):
         await driver.screenshot(plan)
+
+
+def test_every_driver_is_in_this_suite() -> None:
+    """A new one that is not fails here."""
+    home = Path(drivers.__file__).parent
+
+    assert {one.name for one in home.iterdir() if (one / "__init__.py").exists()} == set(YARDS) - {"fake"}
 
 
 async def test_a_stamp_says_the_same_to_each_agent(driver: Driver, yard: Yard) -> None:

@@ -1,5 +1,6 @@
 """The helper machine: it puts the agent into disks whose file systems the host never reads."""
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -9,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.bundle import bundling
 from paddock.agent.skills.hypervisor.errands import kernel, machine
 from paddock.agent.skills.hypervisor.errands.cpio import Archive
 from paddock.agent.skills.hypervisor.errands.machine import Work
 from paddock.agent.skills.hypervisor.errands.putting import MODULES, Helper
+from paddock.agent.skills.hypervisor.inside import Inside
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Disk
 from paddock.core.errors import Broken, Refused
 from tests.agent.hypervisor.yards import INSTANCE, MIB, QemuYard
+from tests.e2e.guest import shared_image
 from tools.maven import Unavailable
 
 LIMIT = timedelta(seconds=60)
@@ -53,8 +57,8 @@ end done
 class Volumes:
     """One disk, wherever it is asked for."""
 
-    def __init__(self, path: Path) -> None:
-        self.found = [Disk(name=SYSTEM, path=path, format="raw")]
+    def __init__(self, path: Path, *, format: str = "raw") -> None:
+        self.found = [Disk(name=SYSTEM, path=path, format=format)]
 
     async def disks(self, volume: Path) -> Sequence[Disk]:
         return self.found
@@ -174,6 +178,31 @@ async def test_a_disk_that_is_one_file_system_is_as_good(yard: QemuYard) -> None
 
 @pytest.mark.slow
 @pytest.mark.e2e
+@pytest.mark.timeout(300)
+async def test_the_agent_that_was_put_in_waits_for_its_wake_and_the_button_is_heard(yard: QemuYard) -> None:
+    try:
+        image = await asyncio.to_thread(shared_image)
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+    disk = Disk(name=SYSTEM, path=yard.root / "disk.qcow2", format="qcow2")
+    _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(image.disk), "-F", "raw", str(disk.path))
+    driver, volumes = yard.driver(), Volumes(disk.path, format="qcow2")
+    helper = Helper(driver, volumes, instance=INSTANCE, archive=bundling.archive)  # type: ignore[arg-type]
+    await helper.put_agent(yard.root / "volume", directory=yard.root / "image", limit=LIMIT)
+    words = "root=/dev/vda rw console=ttyS0 quiet panic=1 mitigations=off apparmor=0 selinux=0"
+    booted = {"kernel": image.kernel, "initrd": image.initrd, "cmdline": words, "memory": 512 * MIB, "vcpus": 2}
+    plan = yard.plan("one", disks=[disk], **booted)
+    await driver.boot(plan)
+    inside = Inside(plan.directory / "channel")
+    await inside.parked(timedelta(minutes=3))
+    await driver.power(plan, "shutdown")
+
+    async with asyncio.timeout(90):
+        await driver.wait_off(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("missing", "why"),
@@ -207,14 +236,16 @@ async def test_a_disk_with_nothing_on_it_is_refused(yard: QemuYard) -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(
-    ("script", "why"),
+    ("script", "limit", "why"),
     [
-        ("sleep 60\n", "did not end within"),
-        ("poweroff -f\n", "without a word"),
-        ("echo helper: done done > /dev/console; poweroff -f\n", "without a word"),
+        ("sleep 60\n", timedelta(seconds=3), "did not end within"),
+        ("poweroff -f\n", LIMIT, "without a word"),
+        ("echo helper: done done > /dev/console; poweroff -f\n", LIMIT, "without a word"),
     ],
 )
-async def test_a_helper_that_does_not_say_done_has_not_done_it(yard: QemuYard, script: str, why: str) -> None:
+async def test_a_helper_that_does_not_say_done_has_not_done_it(
+    yard: QemuYard, script: str, limit: timedelta, why: str
+) -> None:
     disk = yard.plan("disk").disks[0].path
     with pytest.raises(Broken, match=why):
         await machine.run(
@@ -223,7 +254,7 @@ async def test_a_helper_that_does_not_say_done_has_not_done_it(yard: QemuYard, s
             name=f"paddock-{INSTANCE}-helper-look",
             directory=yard.root / "look",
             disks=[Disk(name=SYSTEM, path=disk, format="raw")],
-            limit=timedelta(seconds=6),
+            limit=limit,
         )
     assert await yard.driver().running(INSTANCE) == []
 

@@ -492,6 +492,8 @@ async def test_no_device_is_no_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "there is no" in chosen.why
     assert tried == []
     with pytest.raises(Refused, match="kvm: there is no"):
+        await Qemu(tmp_path, instance="0c0ffee0", wanted="kvm").check()
+    with pytest.raises(Refused, match="kvm: there is no"):
         await accel.Choice(tmp_path, "kvm", _probe(tried)).made()
 
 

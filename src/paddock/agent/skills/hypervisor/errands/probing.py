@@ -13,8 +13,8 @@ from paddock.agent.skills.hypervisor.errands.machine import Work
 from paddock.agent.skills.hypervisor.ports import Driver, Plan
 from paddock.core.machine import uniform
 
-LIMIT = timedelta(seconds=6)
-"""With KVM it takes half a second, and TCG is there in two."""
+LIMIT = timedelta(seconds=10)
+"""With KVM it takes half a second, and TCG is there in two, on a host that has time for it."""
 
 
 async def probe(driver: Driver, boot: Callable[[Plan], Awaitable[None]], root: Path, instance: str) -> None:

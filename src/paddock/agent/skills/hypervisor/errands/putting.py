@@ -1,4 +1,6 @@
-"""Puts the agent into an image that has no cloud-init: the helper machine mounts its disk and copies it there.
+"""Puts the agent into an image without cloud-init, by the helper machine.
+
+The helper mounts the disk and copies an installed agent into the system on it.
 
 Effects: idempotent; the same files again. A disk that it was killed at is thrown away by whoever made it.
 """

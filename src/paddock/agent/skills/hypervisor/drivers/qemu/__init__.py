@@ -1,4 +1,4 @@
-"""Machines in QEMU processes that outlive the agent: boot, fork, freeze, power; without root.
+"""Machines in QEMU processes that outlive the agent: boot, fork, freeze, power.
 
 Effects: idempotent; process.py keeps the journal. A start that is cut short is ended and begun again, and a freeze
 leaves a template that is whole or none.
@@ -52,7 +52,7 @@ class Qemu:
             tools.find(command.PROGRAM, package="qemu-system-x86")
         except Missing as exc:
             raise Refused(exc.message, hint=exc.hint) from exc
-        await self._choice.made()
+        self._choice.check()
 
     async def stamp(self) -> str:
         """What frozen memory depends on."""

@@ -48,6 +48,11 @@ class Choice:
         self._turn = asyncio.Lock()
         self._chosen: Chosen | None = None
 
+    def check(self) -> None:
+        """Refused if KVM is wanted and not to be had. Nothing is tried yet: an agent that starts waits for no guest."""
+        if self._wanted == "kvm" and (why := _closed()):
+            raise Refused(f"kvm: {why}", hint="accel = auto takes TCG where there is no KVM")
+
     async def made(self) -> Chosen:
         """What it is. Refused if KVM is wanted and not to be had."""
         async with self._turn:
@@ -56,8 +61,7 @@ class Choice:
         return self._chosen
 
     async def _make(self) -> Chosen:
-        if self._wanted == "kvm" and (why := _closed()):
-            raise Refused(f"kvm: {why}", hint="accel = auto takes TCG where there is no KVM")
+        self.check()
         if self._wanted != "auto":
             return Chosen(accelerator=Accelerator(name=self._wanted))
         why = _closed()

@@ -1,4 +1,4 @@
-"""Kernels that are given to QEMU without each machine having a copy of its own in QEMU's memory.
+"""Kernels given to QEMU so that no machine holds a copy of its own.
 
 Effects: idempotent; what is made of a kernel and an initrd appears whole under a name made of both.
 
