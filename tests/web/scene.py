@@ -39,6 +39,7 @@ from paddock.web.door import Door
 from paddock.web.kit import Kit
 from paddock.web.live import Tail
 from paddock.wire import methods
+from tests.web import lab
 
 METHODS_OF_HOSTS = tuple(name for name, row in methods.METHODS.items() if row.toward is methods.Toward.AGENT)
 OPERATOR, PERSON, LAB = "operator-secret", "person-secret", "lab-secret"
@@ -726,12 +727,19 @@ async def fill(store: MemoryStore, archive: MemoryArchive, now: datetime) -> Non
 
 
 async def make(
-    *, clock: Clock | None = None, private: bool = False, empty: bool = False, ailing: Mapping[str, str] | None = None
+    *,
+    clock: Clock | None = None,
+    private: bool = False,
+    empty: bool = False,
+    virtual: bool = False,
+    ailing: Mapping[str, str] | None = None,
 ) -> Scene:
-    """The scene as an app. `empty`: a server on its first day, with people but nothing else."""
+    """The scene as an app. `empty`: a server on its first day, with people but nothing else; `virtual`: with a lab."""
     clock = clock or FakeClock()
     store, archive, tail = MemoryStore(), MemoryArchive(), Tail()
     settings = configuration(private=private)
+    if virtual:
+        settings = lab.configured(settings)
     means = Means(
         store=store,
         archive=archive,
@@ -747,6 +755,8 @@ async def make(
         await store.write(lambda tables: tables.tokens.add(token))
     else:
         await fill(store, archive, clock.now())
+    if virtual:
+        await lab.furnish(store, archive, settings, clock.now())
     app = create_app(
         store,
         archive,
@@ -800,7 +810,7 @@ def _touch(tables: Tables) -> None:
 async def _serve(port: int) -> None:
     import uvicorn
 
-    scene = await make(clock=Wall(), empty="--empty" in sys.argv)
+    scene = await make(clock=Wall(), empty="--empty" in sys.argv, virtual="--empty" not in sys.argv)
     server = uvicorn.Server(uvicorn.Config(scene.app, port=port, log_level="warning", access_log=False))
     async with asyncio.TaskGroup() as group:
         if "--empty" not in sys.argv:

@@ -34,6 +34,14 @@ PICTURES = {
     "change": "/changes/review/912340",
     "environments": "/environments",
     "environment": "/environments/two-node-1",
+    "environment-virtual": "/environments/lab-1",
+    "environment-saved": "/environments/lab-2",
+    "machine": "/environments/lab-1/machines/one",
+    "images": "/images",
+    "image": "/images/web",
+    "image-building": "/images/centos",
+    "image-failed": "/images/kernel-next",
+    "run-console": "/runs/118/?machine=controller#console-1-controller",
     "hosts": "/hosts",
     "agent": "/agents/two-node-1.controller",
     "agent-host": "/agents/a-vm-1",
@@ -49,7 +57,7 @@ PICTURES = {
 @asynccontextmanager
 async def served() -> AsyncIterator[tuple[Scene, str]]:
     """The scene on a port of its own, with a run that goes on printing."""
-    scene = await make(clock=Wall())
+    scene = await make(clock=Wall(), virtual=True)
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(scene.app, log_level="warning", access_log=False))
     server.config.timeout_graceful_shutdown = 1

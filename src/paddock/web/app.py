@@ -34,6 +34,7 @@ from paddock.web.orders import Orders
 from paddock.web.pages import Pages
 from paddock.web.site import Site
 from paddock.web.streams import Streams
+from paddock.web.virtual import Virtual
 from paddock.wire import shapes
 
 
@@ -100,6 +101,7 @@ def create_app(
             *streams.routes(),
             *agents_own.routes(),
             *pages.routes(),
+            *Virtual(site, pages, streams).routes(),
             *Buttons(site, pages).routes(),
             *Enrolling(site).routes(),
         ]

@@ -12,10 +12,15 @@ from starlette.routing import BaseRoute, Route
 
 from paddock.core.access import Role
 from paddock.core.errors import Refused
+from paddock.engine.ordering import Wish
+from paddock.engine.pressing import CONSOLE, POWER
 from paddock.web.api import BadInput, seconds
+from paddock.web.machines import ACTIONS
 from paddock.web.pages import Pages
 from paddock.web.site import COOKIE, Site, identity_of
 
+_CONSOLE = 3600
+"""Seconds after which a console that a page follows ends by itself."""
 _SESSION = 12 * 3600
 """Seconds after which a browser has to log in again."""
 
@@ -40,6 +45,10 @@ class Buttons:
             post("/environments/{id}/release", self.release),
             post("/environments/{id}/quarantine", self.quarantine),
             post("/environments/{id}/clean", self.clean),
+            post("/environments/{id}/fork", self.fork),
+            post("/environments/{id}/machines/{machine}/power", self.power),
+            post("/environments/{id}/machines/{machine}/console", self.console),
+            post("/images/{id}/build", self.build),
             post("/hosts/{id}/drain", self.drain_host),
             post("/hosts/{id}/resume", self.resume_host),
             post("/alerts/{id}/acknowledge", self.acknowledge),
@@ -116,6 +125,35 @@ class Buttons:
         id = request.path_params["id"]
         await self._site.actions.clean(id, identity=identity_of(request))
         return RedirectResponse(f"/environments/{id}", status_code=303)
+
+    async def fork(self, request: Request) -> Response:
+        """Bring the disks that it saved up again, as an environment of theirs; the lease's page says when."""
+        id, identity = request.path_params["id"], identity_of(request)
+        lease = await self._site.actions.fork(id, holder=identity.name, ttl=None, wait=None, identity=identity)
+        return RedirectResponse(f"/leases/{lease.id}", status_code=303)
+
+    async def power(self, request: Request) -> Response:
+        """Press a machine's button; what became of it is seen on its screen and console."""
+        id, machine = request.path_params["id"], request.path_params["machine"]
+        action = (await _form(request)).get("action", "")
+        if action not in ACTIONS:
+            raise BadInput("action: it is none of a machine's buttons")
+        wish = Wish(id="", method=POWER, params={"action": action})
+        await self._site.actions.press(id, machine, wish, fence=None, identity=identity_of(request))
+        return RedirectResponse(f"/environments/{id}/machines/{machine}", status_code=303)
+
+    async def console(self, request: Request) -> Response:
+        """Follow its serial line for a while: what it says is the output of a command, as everywhere."""
+        id, machine = request.path_params["id"], request.path_params["machine"]
+        wish = Wish(id="", method=CONSOLE, params={"offset": 0, "seconds": float(_CONSOLE)})
+        await self._site.actions.press(id, machine, wish, fence=None, identity=identity_of(request))
+        return RedirectResponse(f"/environments/{id}/machines/{machine}#log", status_code=303)
+
+    async def build(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        host = (await _form(request)).get("host", "")
+        await self._site.actions.build_image(id, host=host, identity=identity_of(request))
+        return RedirectResponse(f"/images/{id}", status_code=303)
 
     async def drain_host(self, request: Request) -> Response:
         await self._site.actions.drain_host(request.path_params["id"], identity=identity_of(request))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -24,18 +25,28 @@ from paddock.core.command import LIFECYCLE as COMMAND_LIFE
 from paddock.core.command import OPEN as OPEN_COMMANDS
 from paddock.core.errors import Missing, PaddockError, Refused
 from paddock.core.queue import WhyLease
-from paddock.engine import noting
+from paddock.engine import booking, noting
 from paddock.engine.collecting import complaints
 from paddock.engine.ordering import agent_of
 from paddock.ports import Tables
-from paddock.web import figures, timeline
+from paddock.web import figures, telling, timeline
 from paddock.web.agents import words as log_words
 from paddock.web.api import files_of, problem_of
 from paddock.web.comparing import Difference, first_difference, sparklines
 from paddock.web.logs import Stream, Window
-from paddock.web.reading import WholeRun, need, sorted_cases, streams_of, whole_change, whole_round, whole_run
-from paddock.web.site import IDENTITY, Site
-from paddock.web.spelling import ago, badge, brief, clock_time, iso, linked, size, tone, words
+from paddock.web.reading import (
+    CONSOLE,
+    WholeRun,
+    may_press,
+    need,
+    sorted_cases,
+    streams_of,
+    whole_change,
+    whole_round,
+    whole_run,
+)
+from paddock.web.site import IDENTITY, Site, identity_of
+from paddock.web.spelling import ago, badge, brief, clock_time, fingerprint, iso, linked, size, tone, words
 from paddock.wire.shapes import Failure, Problem, plain
 
 _TITLES = {400: "Not understood", 401: "Please log in", 403: "Not for you", 404: "Not here", 409: "Refused"}
@@ -90,6 +101,7 @@ class Pages:
         body = self._templates.get_template(template).render(
             now=now,
             ago=lambda moment: ago(moment, now),
+            age=lambda told: ago(datetime.fromisoformat(told), now),
             moment=lambda at: clock_time(at, now),
             took=lambda run: timeline.took(run, now=now),
             waited=lambda run: timeline.waited(run, now=now),
@@ -271,7 +283,7 @@ class Pages:
         return self.render(request.scope, "environments.html", pools=pools, **seen)
 
     async def environment(self, request: Request) -> Response:
-        id, now = request.path_params["id"], self._site.now
+        id, now, identity = request.path_params["id"], self._site.now, identity_of(request)
 
         def look(tables: Tables) -> dict[str, Any]:
             row = need(tables.environments, id, "environment")
@@ -282,6 +294,10 @@ class Pages:
                 "agents": {machine.agent: tables.agents.find(machine.agent) for machine in row.machines},
                 "past": tables.leases.where(environment=id, newest=True, limit=20),
                 "runs": tables.runs.where(environment=id, newest=True, limit=20),
+                "machines": [telling.of_machine(row, place) for place in range(len(row.machines))],
+                "may_press": may_press(tables, row, identity),
+                "may_look": may_press(tables, row, identity, is_looking=True),
+                "networks": telling.of_networks(row.spec),
             }
 
         seen = await self._site.store.read(look)
@@ -297,6 +313,7 @@ class Pages:
                 "agents": agents,
                 "alerts": _by_agent(tables),
                 "carried": tables.environments.where(state=_LIVING),
+                "rooms": {room.host: room for room in booking.rooms(tables, self._site.configuration())},
                 "orders": {
                     agent.id: tables.commands.count(agent=agent.id, state=sorted(OPEN_COMMANDS)) for agent in agents
                 },
@@ -463,7 +480,16 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     templates.globals.update(
-        badge=badge, brief=brief, iso=iso, linked=linked, size=size, tone=tone, words=words, static=_address
+        badge=badge,
+        brief=brief,
+        fingerprint=fingerprint,
+        iso=iso,
+        linked=linked,
+        size=size,
+        span=lambda seconds: brief(timedelta(seconds=seconds)),
+        tone=tone,
+        words=words,
+        static=_address,
     )
     for name in templates.list_templates():
         templates.get_template(name)
@@ -498,7 +524,8 @@ def _telling_machine(streams: Sequence[Stream]) -> str:
 def _worth_reading(streams: Sequence[Stream]) -> set[str]:
     """The logs that stand open: what does not work or is being written; where all is well, the job's own steps."""
     telling = {stream.name for stream in streams if stream.state in ("failure", "failed", "running")}
-    return telling or {stream.name for stream in streams if stream.phase == "main"} or {s.name for s in streams[-1:]}
+    steps = [stream for stream in streams if stream.phase != CONSOLE] or streams
+    return telling or {stream.name for stream in steps if stream.phase == "main"} or {s.name for s in steps[-1:]}
 
 
 def _problems(whole: WholeRun) -> tuple[list[str], list[str]]:

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from paddock.core import command, results
+from paddock.core import command, environment, results
+from paddock.core.access import Identity, Role
 from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Missing
@@ -15,6 +16,7 @@ from paddock.core.report import Report
 from paddock.core.results import Results
 from paddock.core.round import Round
 from paddock.core.run import Run
+from paddock.engine.ordering import holds
 from paddock.ports import Archive, R, Rows, Tables
 from paddock.web.logs import Stream
 from paddock.web.telling import stream_of
@@ -72,7 +74,13 @@ def whole_run(tables: Tables, id: str, *, history: int = 0) -> WholeRun:
     )
 
 
+CONSOLE = "console"
+"""Stands where a log of a run has its phase: what a machine said on its serial line meanwhile."""
+
+
 def _title(job: Job, phase: str, step: int) -> str:
+    if phase == CONSOLE:
+        return "serial line"
     try:
         steps = job.steps_of(Phase(phase))
     except ValueError:
@@ -120,8 +128,8 @@ def _stream(run: Run, name: str, parts: re.Match[str], length: int, row: Command
 
 def _state(row: Command | None) -> str:
     """How the step went, in one word: a program that said no did not succeed, though the command is complete."""
-    if row is None:
-        return ""
+    if row is None or row.method == "machine.console":
+        return ""  # it is neither good nor bad, and ends by being ended
     return "failure" if row.state is command.State.COMPLETE and row.exit else row.state.value
 
 
@@ -188,3 +196,11 @@ def sorted_cases(found: Results | None) -> list[results.Case]:
     """Failed first, then errors, skipped, passed; within that as they were written."""
     order = [results.Outcome.FAILED, results.Outcome.ERROR, results.Outcome.SKIPPED, results.Outcome.PASSED]
     return sorted(found.cases if found else (), key=lambda case: order.index(case.outcome))
+
+
+def may_press(tables: Tables, row: Environment, identity: Identity, *, is_looking: bool = False) -> bool:
+    """Whether they may use the buttons of its machines, or look at their screens; as the engine decides it."""
+    if row.spec is None or row.state in (environment.State.SAVED, environment.State.GONE):
+        return False
+    is_free = row.state is environment.State.READY
+    return holds(tables, row, identity) or (identity.role is Role.OPERATOR and (is_looking or not is_free))

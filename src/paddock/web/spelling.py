@@ -1,5 +1,7 @@
 """How moments, durations, sizes and states are written on pages."""
 
+import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup, escape
@@ -34,6 +36,9 @@ SIGNS = {
     "cleaning": "◍",
     "broken": "!",
     "quarantined": "⊘",
+    "saving": "◕",
+    "saved": "▣",
+    "wanted": "…",
     "gone": "·",
     # leases
     "granted": "●",
@@ -72,7 +77,7 @@ BAD = frozenset("failure failed impossible lost timed_out".split())
 FAULT = frozenset("error broken quarantined lease_lost gap revoked expired raised warning".split())
 BUSY = frozenset(
     """leasing preparing running collecting reporting building leased held cleaning dirty sending draining
-    accepted""".split()
+    accepted saving saved""".split()
 )
 
 
@@ -149,6 +154,15 @@ def size(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" or amount >= 100 else f"{amount:.1f} {unit}"
         amount /= 1024
     raise AssertionError("the last unit takes all")
+
+
+def fingerprint(key: str) -> str:
+    """`SHA256:...` of a public key, as ssh shows it; empty where it is none."""
+    try:
+        data = base64.b64decode(key.split()[1], validate=True)
+    except (ValueError, IndexError):
+        return ""
+    return f"SHA256:{base64.b64encode(hashlib.sha256(data).digest()).decode().rstrip('=')}"
 
 
 def linked(text: str) -> Markup:

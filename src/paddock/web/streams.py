@@ -3,7 +3,7 @@
 import asyncio
 import mimetypes
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from posixpath import basename
 from urllib.parse import quote
@@ -99,15 +99,19 @@ class Streams:
     async def follow(self, request: Request) -> Response:
         """The bytes of one log from `offset` on, as they are written; with `bell` only word that it grew."""
         run, stream = await self._stream(request)
-        after = request.headers.get("last-event-id") or request.query_params.get("offset", "0")
-        offset = _number(after, 0, 2**53)
 
         async def has_ended() -> bool:
             whole = await self._site.store.read(lambda tables: whole_run(tables, run))
             streams = await streams_of(self._site.archive, whole.run, whole.commands)
             return all(each.ended for each in streams if each.name == stream.name)
 
+        return self.follow_of(request, stream, has_ended)
+
+    def follow_of(self, request: Request, stream: Stream, has_ended: Callable[[], Awaitable[bool]]) -> Response:
+        """The same of any log; `has_ended` is asked while it is silent."""
         site = self._site
+        after = request.headers.get("last-event-id") or request.query_params.get("offset", "0")
+        offset = _number(after, 0, 2**53)
         if "bell" in request.query_params:
             source = grown(site.tail, site.archive, stream.archive, has_ended=has_ended)
         else:
@@ -133,11 +137,19 @@ class Streams:
     async def raw(self, request: Request) -> Response:
         """A log as it was printed; `Range` and `offset`, `limit` are understood."""
         _, stream = await self._stream(request)
+        return await self.raw_of(request, stream)
+
+    async def raw_of(self, request: Request, stream: Stream) -> Response:
+        """The same of any log."""
         return await self._bytes(request, stream.archive, "text/plain; charset=utf-8", {})
 
     async def lines(self, request: Request) -> Response:
         """Some lines as safe HTML, for the page's window onto a log."""
         _, stream = await self._stream(request)
+        return await self.lines_of(request, stream)
+
+    async def lines_of(self, request: Request, stream: Stream) -> Response:
+        """The same of any log."""
         first = _number(request.query_params.get("first", "1"), -(2**53), 2**53)
         count = _number(request.query_params.get("count", "300"), 1, 2000)
         if not await self._site.archive.length(stream.archive):
@@ -156,6 +168,10 @@ class Streams:
     async def search(self, request: Request) -> Response:
         """Numbers of the lines that hold `q`."""
         _, stream = await self._stream(request)
+        return await self.search_of(request, stream)
+
+    async def search_of(self, request: Request, stream: Stream) -> Response:
+        """The same of any log."""
         wanted = request.query_params.get("q", "")[:200]
         if not wanted or not await self._site.archive.length(stream.archive):
             return JSONResponse({"hits": [], "more": False})

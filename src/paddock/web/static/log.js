@@ -3,11 +3,11 @@
 (() => {
 const LINE = 20, CHUNK = 200, KEPT = 60, TALLEST = 8_000_000;
 const root = document.getElementById("log");
-if (!root) return;
+if (!root?.dataset.streams && !root?.dataset.run) return;
 const run = root.dataset.run, began = new Date(root.dataset.began);
 const tools = root.querySelector(".tools"), followButton = tools.querySelector(".follow"), timeButton = tools.querySelector(".time");
 const searchField = tools.querySelector("input"), hitsField = tools.querySelector(".hits");
-const base = `/runs/${encodeURIComponent(run)}`;
+const base = root.dataset.base ?? `/runs/${encodeURIComponent(run)}`;
 let follow = root.dataset.done === "no";
 let marked = { name: "", from: 0, to: 0 };
 tools.hidden = false;
@@ -367,6 +367,7 @@ async function pour() {
       time.textContent = spelled(line.at, "");
       machine.className = `m m${Math.max(0, machines.indexOf(line.machine)) % 6}`;
       machine.textContent = line.machine;
+      if (line.stream.startsWith("console-")) machine.append(" ", Object.assign(document.createElement("small"), { textContent: "console" }));
       code.textContent = line.text;
       row.append(time, machine, code);
       merged.append(row);

@@ -110,6 +110,27 @@ for (const log of document.querySelectorAll("[data-follow]")) {
 }
 for (const choice of document.querySelectorAll("[data-submits]")) choice.addEventListener("change", () => choice.form.submit());
 
+// ---- screens of machines ----
+const looks = () => {
+  for (const picture of document.querySelectorAll("img[data-again]")) {
+    if (picture.dataset.watched) continue;
+    picture.dataset.watched = "yes";
+    const address = picture.getAttribute("src").split("?")[0];
+    const again = () => setTimeout(() => {
+      if (!picture.isConnected) return;
+      if (document.hidden) { again(); return; }
+      // The old picture stands until the new one is whole; one that is none leaves it as it is.
+      const next = new Image();
+      next.onload = () => { picture.src = next.src; picture.classList.remove("stale"); again(); };
+      next.onerror = () => { picture.classList.add("stale"); again(); };
+      next.src = `${address}?at=${Date.now()}`;
+    }, Number(picture.dataset.again) * 1000);
+    again();
+  }
+};
+looks();
+document.addEventListener("paddock:fresh", looks);
+
 // ---- copy ----
 function dress() {
   for (const button of document.querySelectorAll("button[data-copy][hidden]")) button.hidden = false;
