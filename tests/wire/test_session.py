@@ -364,3 +364,46 @@ def test_garbage_never_raises_and_ends_with_a_word(side: Side, texts: list[str |
                 parse(act.text)
             if isinstance(act, Deliver) and side is Side.SERVER and act.command.method in ("hello", "enrol", "relay"):
                 session.answer(Failure(id=act.command.id, code=Code.REFUSED, msg="no"), T0)
+
+
+# A host and its own machine
+
+
+def _host(*, is_parked: bool = False) -> Session:
+    return Session(side=Side.SERVER, heartbeat=BEAT, now=T0, is_host=True, is_parked=is_parked)
+
+
+def test_a_host_wakes_a_machine_that_says_that_it_is_parked_and_welcomes_it_then() -> None:
+    host = _host()
+    with pytest.raises(Refused, match="wake: not before hello is answered"):
+        host.send_command(Command(id="w", method="wake", params={}), T0)
+    parked = Command(id="p", method="parked", params={})
+    assert host.receive(encode(parked), T0) == [Deliver(command=parked)]
+    host.answer(Success(id="p", result={}), T0)
+    assert host.is_parked
+    for method in ("script.run", "task.cancel"):
+        with pytest.raises(Refused, match="not before hello is answered"):
+            host.send_command(Command(id=method, method=method, params={}), T0)
+    wake = Command(id="w", method="wake", params={})
+    host.send_command(wake, T0)
+    woken = Success(id="w", result={"boot_id": "b+1"})
+    assert host.receive(encode(woken), T0) == [Answered(request=wake, response=woken)]
+    assert not host.is_welcome
+
+
+def test_a_host_waits_for_its_machine_as_long_as_it_takes_to_boot() -> None:
+    assert _host().next_due is None
+    assert _host(is_parked=True).next_due is None
+
+
+def test_a_machine_that_was_parked_is_welcome_no_more() -> None:
+    host = _host(is_parked=True)
+    host.send_command(Command(id="p", method="park", params={}), T0)
+    host.receive(encode(Success(id="p", result={})), T0)
+    assert (host.is_parked, host.is_welcome) == (True, False)
+
+
+def test_a_server_refuses_a_machine_that_is_nobody() -> None:
+    server = Session(side=Side.SERVER, heartbeat=BEAT, now=T0)
+    acts = server.receive(encode(Command(id="p", method="parked", params={})), T0)
+    assert acts[-1] == Close(reason="parked: nobody but its host says who a machine is")

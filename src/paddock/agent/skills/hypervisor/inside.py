@@ -218,7 +218,7 @@ class Inside:
         if self._link is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(_LAST_WORDS):
-                    cancelling = self._command("task.cancel", {"task_id": task, "grace": 0})
+                    cancelling = self._command("task.cancel", {"task_id": task, "grace": 5})
                     await self._link.send(self._session.send_command(cancelling, _now()))
 
     async def _ask(self, method: str, params: Mapping[str, JSON]) -> Mapping[str, JSON]:
