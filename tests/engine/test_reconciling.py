@@ -1,12 +1,13 @@
 """Reconciling: a host that comes back is asked what it carries; nothing of nobody's stays, nothing lost is lent."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, Scene
-from tests.engine.virtual import ROOM, Virtual, open_virtual
+from tests.engine.virtual import DEBIAN, ROOM, VM, Virtual, open_virtual
 
 
 @pytest.fixture
@@ -115,3 +116,41 @@ async def test_a_host_of_processes_is_not_asked(scene: Virtual) -> None:
         assert "machine.list" not in agent.methods()
     finally:
         await plain.stop()
+
+
+async def test_a_free_machine_that_is_off_is_not_lent(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    listed = {"environment": lease.environment, "machine": "node", "fence": 3, "state": "off"}
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [listed]}))
+    await come_back(scene)
+    assert scene.environment(lease.environment).state == "gone"
+
+
+async def test_one_that_its_holder_switched_off_is_left_alone(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    listed = {"environment": lease.environment, "machine": "node", "fence": 2, "state": "off"}
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [listed]}))
+    await come_back(scene)
+    assert scene.lease(lease.id).state == "granted"
+
+
+async def test_a_free_machine_whose_agent_is_silent_past_the_grace_is_made_anew(scene: Virtual) -> None:
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools={"vm": replace(VM, min_ready=1)})
+    await scene.settle()
+    await scene.machine("node", "vm-1").leave()
+    await scene.later(minutes=4)
+    assert [one.id for one in scene.living()] == ["vm-1"]
+    await scene.later(minutes=1)
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-2", "ready")]
+
+
+async def test_one_that_comes_back_in_time_is_lent_on(scene: Virtual) -> None:
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools={"vm": replace(VM, min_ready=1)})
+    await scene.settle()
+    await scene.machine("node", "vm-1").leave()
+    await scene.later(minutes=4)
+    await scene.machine("node", "vm-1").say_hello()
+    await scene.later(minutes=4)
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-1", "ready")]

@@ -37,6 +37,8 @@ class Attending:
         match touched.row:
             case Agent(kind=Kind.HOST):
                 return True
+            case Agent(kind=Kind.MACHINE, session=session):
+                return not session
             case Command(method=reconciling.LIST, is_open=False):
                 return True
             case _:
@@ -52,6 +54,31 @@ class Attending:
                 host = tables.hosts.add(Host(id=settings.name, skills=settings.skills, since=now))
                 record(tables, "hosts", None, host, "configure", now=now)
         looks = [self._attend(tables, host, now=now) for host in tables.hosts.where()]
+        if any(pool.is_virtual for pool in configuration.pools.values()):
+            looks.append(self._look_after_free_ones(tables, now=now))
+        return earliest(*looks)
+
+    def _look_after_free_ones(self, tables: Tables, *, now: datetime) -> datetime | None:
+        """A free environment whose machine is silent past the grace is not lent; when to look again.
+
+        Where somebody has it, its run or its holder finds out.
+        """
+        looks = []
+        for environment in tables.environments.where(state=environments.State.READY):
+            host = tables.hosts.find(environment.host)
+            if environment.spec is None or host is None or host.state is not hosts.State.ONLINE:
+                continue
+            for agent in tables.agents.where(environment=environment.id):
+                if agent.is_connected:
+                    continue
+                away = max(agent.seen or environment.since, environment.since, host.since)
+                lost_at = away + self._means.configuration().server.host_grace
+                if now < lost_at:
+                    looks.append(lost_at)
+                    continue
+                reason = f"the agent of {agent.machine} has been away since {away:%H:%M:%S} UTC"
+                break_down(tables, environment, now=now, reason=reason, verdict=Verdict.ERROR)
+                break
         return earliest(*looks)
 
     def _attend(self, tables: Tables, host: Host, *, now: datetime) -> datetime | None:

@@ -4,7 +4,7 @@ Effects: idempotent (orders commands that state an end, in the transaction that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from paddock.core import command as commands
@@ -42,21 +42,31 @@ def settle(tables: Tables, means: Means, host: Host, *, now: datetime) -> tuple[
     if answer is None or answer.state is not commands.State.COMPLETE:
         return host, ()
     listed = _listed(answer)
-    for environment, machine in listed:
-        _destroy_unowned(tables, means, host, environment, machine, fence=listed[environment, machine], now=now)
+    for (environment, machine), one in listed.items():
+        _destroy_unowned(tables, means, host, environment, machine, fence=one.fence, now=now)
     return host, _lacking(tables, host, answer, listed)
 
 
-def _listed(answer: Command) -> dict[tuple[str, str], int]:
-    """(environment, machine) → the fence under which the host has it."""
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """A machine as its host has it."""
+
+    fence: int
+    is_off: bool
+    """Whether nothing runs of it."""
+
+
+def _listed(answer: Command) -> dict[tuple[str, str], _Listed]:
+    """(environment, machine) → what the host has of it."""
     told = answer.result.get("machines")
     found = {}
     for one in told if isinstance(told, list | tuple) else ():
         if isinstance(one, Mapping):
             fence = one.get("fence")
             key = (str(one.get("environment", "")), str(one.get("machine", "")))
-            found[key] = fence if isinstance(fence, int) and not isinstance(fence, bool) else 0
-    return {key: fence for key, fence in found.items() if all(key)}
+            seen = fence if isinstance(fence, int) and not isinstance(fence, bool) else 0
+            found[key] = _Listed(fence=seen, is_off=one.get("state") == "off")
+    return {key: one for key, one in found.items() if all(key)}
 
 
 def _destroy_unowned(
@@ -79,13 +89,20 @@ def _destroy_unowned(
 
 
 def _lacking(
-    tables: Tables, host: Host, answer: Command, listed: Mapping[tuple[str, str], int]
+    tables: Tables, host: Host, answer: Command, listed: Mapping[tuple[str, str], _Listed]
 ) -> Sequence[Environment]:
-    """Environments whose machines were all there before the host was asked, and that it does not have now."""
+    """Environments whose machines were all there before the host was asked, and that it does not have now.
+
+    Whoever has one may have switched a machine off; in one that is free nobody has.
+    """
     return [
         one
         for one in tables.environments.where(host=host.id, state=_IN_USE)
         if one.spec is not None
         and one.since <= answer.asked
-        and any((one.id, machine.name) not in listed for machine in one.machines)
+        and any(_is_lost(one, listed.get((one.id, machine.name))) for machine in one.machines)
     ]
+
+
+def _is_lost(environment: Environment, there: _Listed | None) -> bool:
+    return there is None or (there.is_off and environment.state is environments.State.READY)
