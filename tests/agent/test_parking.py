@@ -15,6 +15,8 @@ from paddock.hands import links
 from paddock.hands.keeper import boot_id
 from paddock.wire.messages import Command, Failure, Success, encode, parse
 from tests.agent.berth import LIMIT, MAC, MACHINE, Parked, card, parked, wake
+from tests.agent.conftest import Host
+from tests.agent.desk import Desk
 
 pytestmark = pytest.mark.slow
 
@@ -440,6 +442,16 @@ async def test_only_a_line_of_ones_own_can_be_parked_on(guest: Parked) -> None:
     _, said = await asyncio.wait_for(process.communicate(), 40)
     assert process.returncode == 2
     assert b"--parked: needs the machine's own --line" in said
+
+
+async def test_an_agent_that_was_not_begun_parked_takes_neither_wake_nor_park(desk: Desk, host: Host) -> None:
+    """Over a WebSocket nobody ever says who a machine is."""
+    host.start()
+    await desk.here()
+    for method, params in (("wake", wake().params()), ("park", {})):
+        answer = await desk.ask(desk.command(method, method, **params))
+        assert isinstance(answer, Failure)
+        assert answer.msg == f"{method}: this agent was not begun with --parked"
 
 
 async def test_it_is_woken_over_its_own_stdio_and_parked_on_it(tmp_path: Path) -> None:

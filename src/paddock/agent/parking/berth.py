@@ -58,7 +58,11 @@ class Inherited:
     def take(cls, environment: MutableMapping[str, str]) -> Self | None:
         """Out of the environment, so that neither tasks nor successors find it."""
         handle, _, answer = environment.pop(VARIABLE, "").partition(" ")
-        return cls(handle=int(handle), answer=answer) if answer else None
+        if not answer:
+            return None
+        if int(handle) >= 0:
+            os.set_inheritable(int(handle), False)  # noqa: FBT003 - the standard library's signature
+        return cls(handle=int(handle), answer=answer)
 
 
 class Berth:
