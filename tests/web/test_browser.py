@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 
 from paddock.engine import noting
-from tests.web.scene import OPERATOR, Scene, Wall, make, print_on
+from tests.web.scene import OPERATOR, PERSON, Scene, Wall, make, print_on
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -168,6 +168,31 @@ async def test_an_agents_own_log_grows_while_it_is_read() -> None:
         before = await page.inner_text(".ownlog")
         await page.reload()
         assert await page.inner_text(".ownlog") == before, "the page is told what the script drew"
+    assert trouble == []
+
+
+async def test_a_console_is_followed_and_a_screen_is_looked_at_again() -> None:
+    trouble: list[str] = []
+    async with served() as (scene, address), browser() as page:
+        await page.context.add_cookies([{"name": "paddock", "value": PERSON, "url": address}])
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        pictures: list[str] = []
+        page.on("request", lambda request: "screen.png" in request.url and pictures.append(request.url))
+
+        await page.goto(f"{address}/environments/lab-1/machines/one")
+        await page.wait_for_selector("#console-901-one-L93")
+        name = "agents/a-vm-1/commands/console/out.log"
+        length = await scene.archive.append(name, await scene.archive.length(name) or 0, b"root\r\nPassword: ")
+        scene.tail.grew(name, length)
+        await page.wait_for_selector("#console-901-one-L94 code:text-is('Password: ')")
+        assert await page.evaluate("document.querySelector('img.screen').naturalWidth") == 320
+        async with page.expect_request(lambda request: "screen.png?at=" in request.url, timeout=20_000):
+            pass
+        await page.click("text=Reset")
+        await page.wait_for_url(f"{address}/environments/lab-1/machines/one")
+        pressed = await scene.store.read(lambda tables: tables.commands.where(method="machine.power"))
+    assert [command.params["action"] for command in pressed] == ["reset"]
+    assert len(pictures) >= 2
     assert trouble == []
 
 

@@ -1,4 +1,4 @@
-"""`paddock image`: the disks that machines are cloned from, how they are made, and what may go."""
+"""`paddock image`: the disks that machines are cloned from, and how they are made."""
 
 from typing import TYPE_CHECKING, Any
 

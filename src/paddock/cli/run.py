@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 run = Noun("run", help="Runs: attempts of jobs.", example="paddock run list\npaddock run log -f 189221/two-machines")
 _WAIT = 20.0
+_CONSOLE = "console-"
+"""How the logs begin that hold what a machine said on its serial line."""
 _STATE = click.Choice([str(state) for state in State])
 
 
@@ -109,14 +111,20 @@ def show(client: "Client", id: str, as_json: bool) -> None:
         painting.print_line(f"! {problem}")
 
 
-@verb(run, "log", example="paddock run log 7f3a\npaddock run log -f --machine one 189221/two-machines")
+@verb(
+    run,
+    "log",
+    example="paddock run log 7f3a\npaddock run log -f --machine one 189221/two-machines\n"
+    "paddock run log --no-console 7f3a",
+)
 @click.argument("id")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run is done.")
 @click.option("--machine", default="", help="Of one machine.")
 @click.option("-n", "--last", type=click.IntRange(1, 5000), default=None, help="Begin with about the last N lines.")
+@click.option("--console/--no-console", default=True, help="With what machines said on their serial lines.")
 @asks
-def log(client: "Client", id: str, follow: bool, machine: str, last: int | None, as_json: bool) -> None:
-    """What the machines of a run printed, in the order of time."""
+def log(client: "Client", id: str, follow: bool, machine: str, last: int | None, console: bool, as_json: bool) -> None:
+    """What the machines of a run printed, in the order of time; their serial lines beside it, as `console`."""
     import sys
 
     from paddock.cli import painting
@@ -125,11 +133,14 @@ def log(client: "Client", id: str, follow: bool, machine: str, last: int | None,
     _check_machine(row, machine)
     several = len({each.machine for each in row.logs}) != 1 and not machine
     for line in lines(client, row.id, machine=machine, follow=follow, last=last):
+        is_said = line.stream.startswith(_CONSOLE)
+        if is_said and not console:
+            continue
         if as_json:
             painting.tell(line)
         else:
-            time = (line.at or "")[11:19]
-            painting.print_line(f"{time} {line.machine}| {line.text}" if several else line.text)
+            time, source = (line.at or "")[11:19], f"{line.machine} console" if is_said else line.machine
+            painting.print_line(f"{time} {source}| {line.text}" if several or is_said else line.text)
         if follow:
             sys.stdout.flush()
 

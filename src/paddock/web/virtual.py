@@ -1,4 +1,4 @@
-"""Pages of what is virtual: images and their builds; a machine with its cards, console and screen.
+"""Pages of what is virtual: images and builds; machines with console and screen.
 
 Effects: idempotent; looking at a screen orders a picture of it, at most one in a few seconds.
 """
