@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.cables.signing import signed_in
 from paddock.agent.skills.hypervisor.metadata import Metadata
 from paddock.agent.skills.hypervisor.networks import namespace as namespaces
 from paddock.agent.skills.hypervisor.networks.rooted import Rooted
@@ -28,7 +29,7 @@ from paddock.wire.specs import NetworkSpec
 from tests.agent.cables.plugs import EVERYBODY, frame, octets
 from tests.agent.hypervisor import shells
 from tests.agent.hypervisor.shells import Guest
-from tests.agent.hypervisor.test_rootless import Host, left_behind
+from tests.agent.hypervisor.test_rootless import Host, left_behind, until
 from tests.agent.hypervisor.test_rootless_guests import served
 from tools.maven import Unavailable
 
@@ -216,6 +217,8 @@ async def test_what_a_crash_has_left_is_found_and_swept(root: Path) -> None:
             await networks.open("e1", [LEFT, NetworkSpec(name="lan", bridge="lan0")], ["example.org:443"])
             await wired(networks, root, "e1", "a", 10, "lan")
             await networks.open("e2", [LEFT], [])
+            programs = [("e1", "leases"), ("e1", "gate"), ("e2", "leases")]
+            await asyncio.to_thread(until, lambda: all(signed_in(networks.home(e), name) for e, name in programs))
             running = left_behind(root)
         # The agent has gone and its networks are there; then the record of one is lost.
         assert left_behind(root) == running
@@ -254,7 +257,7 @@ async def test_a_kill_while_a_namespace_is_made_leaves_what_the_next_one_complet
         assert b.hears(b"whole")
         a.close()
         b.close()
-        assert len(left_behind(root)) == 1
+        await asyncio.to_thread(until, lambda: len(left_behind(root)) == 1)
         await networks.close("e1")
 
 

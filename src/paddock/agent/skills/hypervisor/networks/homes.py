@@ -138,9 +138,7 @@ class Homes:
         if not hand.exists() or hand.read_text() != HAND_TEXT:
             hand.write_text(HAND_TEXT)
         write_orders(directory, uplink.GATE, self.gate_orders(known, metadata=metadata))
-        await self.programs.keep(
-            directory, uplink.GATE, ours("gate", self.name(known.environment), directory, uplink.GATE)
-        )
+        self.programs.keep(directory, uplink.GATE, ours("gate", self.name(known.environment), directory, uplink.GATE))
 
     def gate_orders(self, known: Record, *, metadata: bool) -> dict[str, JSON]:
         """What a gate is told that serves machines at sockets of theirs."""

@@ -45,7 +45,7 @@ class Programs:
     """A context: while it is open, each program that is kept is started again when it dies."""
 
     def __init__(self) -> None:
-        self._duties: dict[tuple[Path, str], asyncio.Task[None]] = {}
+        self._kept: dict[tuple[Path, str], tuple[_Program, asyncio.Task[None]]] = {}
         self._group = asyncio.TaskGroup()
 
     async def __aenter__(self) -> Self:
@@ -55,39 +55,43 @@ class Programs:
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for duty in self._duties.values():
+        for _, duty in self._kept.values():
             duty.cancel()
-        self._duties.clear()
+        self._kept.clear()
         await self._group.__aexit__(kind, exc, trace)
 
-    async def keep(self, directory: Path, name: str, command: Sequence[str]) -> None:
-        """It runs, and will. Idempotent. Broken, with its last words, if it does not come up."""
-        if (directory, name) in self._duties:
-            return
-        program = _Program(directory, name, command)
-        await program.start()
-        self._duties[directory, name] = self._group.create_task(program.supervise())
+    def keep(self, directory: Path, name: str, command: Sequence[str]) -> None:
+        """It is started, if it does not run, and will be whenever it is dead. Idempotent.
+
+        Nobody waits until it serves: a machine that is powered on meanwhile takes longer. One that does not come up is
+        told in the log, with its last words, and tried again.
+        """
+        if (directory, name) not in self._kept:
+            program = _Program(directory, name, command)
+            program.spawn()
+            self._kept[directory, name] = program, self._group.create_task(program.supervise())
 
     async def drop(self, directory: Path, name: str) -> None:
         """It does not run, proven. Idempotent."""
-        self._release(directory, name)
-        await trees.end(lambda: _one(directory, name), grace=timedelta())
+        program = self._release(directory, name) or _Program(directory, name, ())
+        await trees.end(program.found, grace=timedelta())
 
     async def drop_all(self, directory: Path) -> None:
         """None of a directory runs, proven, whoever started it. Idempotent."""
-        for place, name in list(self._duties):
+        for place, name in list(self._kept):
             if place == directory:
                 self._release(place, name)
         await trees.end(lambda: trees.marked(MARK, str(directory)), grace=timedelta())
 
     def kept(self, directory: Path) -> Iterable[str]:
         """Names of those that are kept for a directory."""
-        return [name for place, name in self._duties if place == directory]
+        return [name for place, name in self._kept if place == directory]
 
-    def _release(self, directory: Path, name: str) -> None:
-        duty = self._duties.pop((directory, name), None)
+    def _release(self, directory: Path, name: str) -> "_Program | None":
+        program, duty = self._kept.pop((directory, name), (None, None))
         if duty is not None:
             duty.cancel()
+        return program
 
 
 class _Program:
@@ -95,10 +99,17 @@ class _Program:
         self._directory, self._name, self._command = directory, name, command
         self._child: subprocess.Popen[bytes] | None = None
 
+    def found(self) -> list[trees.Identity]:
+        """Whoever is it: the one that has signed, and one that was started and has not yet."""
+        signed = signed_in(self._directory, self._name)
+        started = self._child.pid if self._child is not None and self._child.poll() is None else None
+        identities = [signed, trees.identify(started) if started is not None else None]
+        return list({identity: None for identity in identities if identity is not None})
+
     async def start(self) -> None:
+        """It has signed. Broken, with its last words, if it does not come up."""
         deadline = asyncio.get_running_loop().time() + _START_LIMIT.total_seconds()
-        if signed_in(self._directory, self._name) is None:
-            self._spawn()
+        self.spawn()
         while signed_in(self._directory, self._name) is None:
             if self._child is not None and self._child.poll() is not None:
                 raise Broken(f"{self._name}: ended at once: {self._last_words()}")
@@ -107,24 +118,24 @@ class _Program:
             await asyncio.sleep(_LOOK_EVERY)
 
     async def supervise(self) -> None:
+        """For ever."""
         loop = asyncio.get_running_loop()
-        born = loop.time()
         while True:
-            found = signed_in(self._directory, self._name)
-            if found is not None:
-                await _gone(found)
-                _log.warning("a network's program is dead", extra=self._fields())
-            if self._child is not None:
-                self._child.poll()  # so that a dead child is no zombie
-            # One that dies at once is not started faster and faster.
-            await asyncio.sleep(max(_RESTART_AFTER - (loop.time() - born), 0))
             born = loop.time()
             try:
                 await self.start()
+                for identity in self.found():
+                    await _gone(identity)
+                _log.warning("a network's program is dead", extra=self._fields())
             except (Broken, OSError) as exc:
                 _log.error("a network's program does not start", extra={**self._fields(), "why": str(exc)})
+            # One that dies at once is not started faster and faster.
+            await asyncio.sleep(max(_RESTART_AFTER - (loop.time() - born), 0))
 
-    def _spawn(self) -> None:
+    def spawn(self) -> None:
+        """A process is there that signs, or has signed."""
+        if self.found():  # and a child that is dead is no zombie from here on
+            return
         env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         env |= {"PADDOCK_FAULT": os.environ[FAULT]} if FAULT in os.environ else {}
         env |= {key: os.environ[key] for key in ("PADDOCK_FAULT_ONCE", "PADDOCK_FAULT_ACT") if key in os.environ}
@@ -147,11 +158,6 @@ class _Program:
 
     def _fields(self) -> dict[str, str]:
         return {"program": self._name, "directory": str(self._directory)}
-
-
-def _one(directory: Path, name: str) -> list[trees.Identity]:
-    found = signed_in(directory, name)
-    return [found] if found is not None else []
 
 
 async def _gone(identity: trees.Identity) -> None:

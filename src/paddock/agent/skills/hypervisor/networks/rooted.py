@@ -180,7 +180,7 @@ class Rooted:
         if is_metadata:
             orders = _metadata_orders(self._homes.guests(known), rules.METADATA, 80)
             write_orders(directory, META, {**orders, "namespace": str(namespace.path)})
-            await self._programs.keep(directory, META, ours("gate", namespace.name, directory, META))
+            self._programs.keep(directory, META, ours("gate", namespace.name, directory, META))
         await self._serve_bridges()
 
     async def _lease(self, directory: Path, known: Record, namespace: Namespace) -> None:
@@ -195,7 +195,7 @@ class Rooted:
             conf.write_text(text)
         command: list[JSON] = ["dnsmasq", "--keep-in-foreground", f"--conf-file={conf}", "--user=nobody"]
         write_orders(directory, LEASES, {"namespace": str(namespace.path), "command": command})
-        await self._programs.keep(directory, LEASES, ours("hosted", namespace.name, directory, LEASES))
+        self._programs.keep(directory, LEASES, ours("hosted", namespace.name, directory, LEASES))
 
     async def _serve_bridges(self) -> None:
         """Guests on bridges of the host are told about themselves at the address that is configured for them."""
@@ -214,7 +214,7 @@ class Rooted:
             directory.mkdir(mode=0o700, exist_ok=True)
             address, port = self._metadata.listen_addr, self._metadata.listen_port
             write_orders(directory, META, _metadata_orders(guests, address, port))
-            await self._programs.keep(directory, META, ours("gate", self._homes.name("bridges"), directory, META))
+            self._programs.keep(directory, META, ours("gate", self._homes.name("bridges"), directory, META))
 
     # The end
 

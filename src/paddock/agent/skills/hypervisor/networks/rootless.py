@@ -134,7 +134,7 @@ class Rootless:
             name = _SWITCH + network.name
             write_orders(directory, name, switch_orders(known, network))
             title = self._homes.name(known.environment, network.name)
-            await self._programs.keep(directory, name, ours("switch", title, directory, name))
+            self._programs.keep(directory, name, ours("switch", title, directory, name))
         wanted = {_SWITCH + network.name for network in known.networks}
         for name in list(self._programs.kept(directory)):
             if name.startswith(_SWITCH) and name not in wanted:
