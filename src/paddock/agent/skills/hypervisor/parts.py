@@ -3,9 +3,11 @@
 Effects: none.
 """
 
+import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -71,5 +73,7 @@ class Parts:
     """What leads an environment's guests to the outside, and past it to these peers; nothing where it has no egress."""
     tell: Callable[[str, str, Sequence[str]], Awaitable[None]] = _nobody
     """Let whoever serves a machine's metadata know the public keys of its lease."""
+    starts: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(2, os.cpu_count() or 1)))
+    """Forks that are started at once: more of them only wait for processors, each longer than it may take."""
     logins: Sequence[str] = ()
     """Public keys that may log in to every machine of this host."""
