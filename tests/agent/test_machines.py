@@ -83,7 +83,7 @@ async def test_a_machine_is_relayed_without_a_token_of_its_own(desk: Desk, host:
     assert seat.relay is not None
     assert (seat.relay.environment, seat.relay.machine, seat.relay.fence) == ("e-1", "one", 1)
     assert (seat.hello.agent, seat.hello.token) == (None, None)
-    assert seat.hello.skills == ("script", "file", "sources", "system")
+    assert seat.hello.skills == ("script", "file", "sources", "system", "tunnel")
     assert not (host.machine_state("e-1", "one") / "identity").exists()
 
 
