@@ -1,4 +1,4 @@
-"""What only a source checkout has: the tools beside the package, which some demos are played with."""
+"""What only a source checkout has: the tools that some demos are played with."""
 
 import importlib
 import sys

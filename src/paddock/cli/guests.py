@@ -1,4 +1,4 @@
-"""The demo on virtual machines: two images, made once and kept, and the demo's configuration with them in it."""
+"""The demo on virtual machines: two images, made once and kept, and its configuration."""
 
 import functools
 import hashlib

@@ -1,4 +1,4 @@
-"""One at a time: machines that build images, and are not booked by the server when they heal what was deleted.
+"""One at a time: machines that build images, where the server books nothing for them.
 
 Effects: none.
 """

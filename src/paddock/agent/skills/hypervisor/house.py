@@ -1,4 +1,4 @@
-"""Puts the skill together: what the host is told to use, found, checked, and given to who works with it.
+"""Puts the skill together: what the host is told to use, found, checked, given to its users.
 
 Effects: none of its own; the directories of the skill are made.
 """

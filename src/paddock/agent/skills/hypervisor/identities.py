@@ -1,4 +1,4 @@
-"""Who a machine is from now on: names, keys and entropy of one lease, which no image and no template holds.
+"""Who a machine is from now on: names, keys and entropy of one lease, never in an image.
 
 Effects: none of its own; chance comes from the kernel of the host.
 """

@@ -1,4 +1,4 @@
-"""The key pair with which the machines of an environment log in to each other: one for each lease.
+"""The key pair of a lease, with which an environment's machines log in to each other.
 
 Effects: idempotent; the pair is durable before anybody has it, and goes with the environment.
 """

@@ -1,4 +1,4 @@
-"""One virtual machine of a host: made, adopted, switched, destroyed; its channel leads to the server.
+"""One virtual machine of a host: made, adopted, switched, relayed to the server, destroyed.
 
 Effects: idempotent. Its record says before each step how far it may have come: after a crash it is either adopted as it
 is, or everything of it is removed.

@@ -1,4 +1,4 @@
-"""What every machine of this host works with: where things lie, disks, driver, networks, images, guests.
+"""What every machine here works with: places, disks, driver, networks, images, guests.
 
 Effects: none.
 """

@@ -1,4 +1,4 @@
-"""What a host remembers of one of its virtual machines, in a file of the machine's directory.
+"""What a host remembers of one of its virtual machines, in a file beside its disks.
 
 Effects: idempotent; the file appears whole or not at all and is durable when `save` returns.
 """

@@ -1,4 +1,4 @@
-"""Templates: machines that were ready and are frozen, memory and disk, for others to be forked from.
+"""Templates: ready machines, frozen memory and disk, for others to be forked from.
 
 Effects: idempotent. A template is made under another name and renamed when it is whole; what is not is swept.
 """
