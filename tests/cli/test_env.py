@@ -159,6 +159,17 @@ def test_a_process_of_its_host_is_not_logged_in_to_by_mistake(paddock: Paddock, 
     assert desk.count("POST", "/commands") == 0
 
 
+def test_what_is_booked_of_a_host_is_told(paddock: Paddock, desk: Desk) -> None:
+    given: dict[str, Any] = dict.fromkeys(("state", "agent", "drained_by", "reason"), "")
+    sizes = [shapes.Size(memory=7 << 30, vcpus=7, disk=1 << 40), shapes.Size(memory=64 << 30, vcpus=16, disk=2 << 40)]
+    row = shapes.HostDetail(
+        **given, name="vm-1", since=NOW, skills=("hypervisor",), booked=sizes[0], capacity=sizes[1], environments=()
+    )
+    desk.extra |= {("GET", "/hosts/vm-1"): row, ("GET", "/hosts"): shapes.Hosts(items=(row,))}
+    told = "memory 7.0 GiB of 64.0 GiB, vcpus 7 of 16, disk 1.0 TiB of 2.0 TiB"
+    assert f"booked  {told}" in paddock("host", "show", "vm-1").out
+
+
 # ---- the console -----------------------------------------------------------------------------------------------------
 
 

@@ -218,3 +218,40 @@ def test_a_tunnel_ends_with_the_lease_and_is_for_nobody_else(lent: Lent) -> None
     _, said = process.communicate(timeout=60)
     assert process.returncode in (1, 3), said
     assert not lent.house.tasks()
+
+
+def test_a_tunnel_does_not_outlive_the_agent_that_carries_it(lent: Lent) -> None:
+    process = lent.open("ssh", "--", "echo began; exec sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"began\n"
+    (agent,) = lent.house.machines()
+    os.kill(agent.pid, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 255, said
+    (command,) = lent.commands("tunnel.open")
+    assert (command["state"], command["code"]) == ("failed", "interrupted")
+    assert lent.run("ssh", "--", "true").returncode == 0
+    assert lent.keys() == ""
+
+
+def test_a_byte_there_and_back_is_quick(lent: Lent) -> None:
+    """What a key costs that is typed: four messages, two of them through the ledger of the server."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        process = lent.open("tunnel", str(listening.getsockname()[1]))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        there, _ = listening.accept()
+        with there:
+            took = []
+            for _ in range(20):
+                began = time.monotonic()
+                process.stdin.write(b"x")
+                process.stdin.flush()
+                assert there.recv(1) == b"x"
+                there.sendall(b"y")
+                assert process.stdout.read(1) == b"y"
+                took.append(time.monotonic() - began)
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+    print(f"a byte there and back: median {sorted(took)[10] * 1000:.0f} ms, worst {max(took) * 1000:.0f} ms")
+    assert sorted(took)[10] < 0.5

@@ -41,6 +41,19 @@ def list_(client: "Client", as_json: bool) -> None:
     )
 
 
+def _booked(row: "Host") -> str:
+    """Of what it has for virtual machines; empty where it carries none."""
+    from paddock.cli.sizes import spell
+
+    if row.capacity is None or row.booked is None:
+        return ""
+    has, of = row.booked, row.capacity
+    return (
+        f"memory {spell(has.memory)} of {spell(of.memory)}, vcpus {has.vcpus} of {of.vcpus}, "
+        f"disk {spell(has.disk)} of {spell(of.disk)}"
+    )
+
+
 def _note(row: "Host") -> str:
     return f"drained by {row.drained_by}" if row.drained_by else row.reason
 
@@ -63,6 +76,8 @@ def show(client: "Client", name: str, as_json: bool) -> None:
             ("since", painting.ago(row.since)),
             ("skills", " ".join(row.skills)),
             ("agent", row.agent),
+            ("labels", " ".join(row.labels)),
+            ("booked", _booked(row)),
             ("note", _note(row)),
         ],
     )
