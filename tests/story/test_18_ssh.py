@@ -99,7 +99,7 @@ class Lent:
         found = self.house.get(f"agents/{self.agent}/commands", limit=500)["items"]
         return [one for one in found if one["method"] == method]
 
-    def keys(self) -> str:
+    def authorized(self) -> str:
         file = self.work / "keys"
         return file.read_text() if file.exists() else ""
 
@@ -130,7 +130,7 @@ def test_a_command_there_has_its_input_output_and_exit_code_and_its_key_goes_aft
     assert (done.returncode, said, own) == (7, "hello", "# somebody's own, without a line's end"), done.stderr
     assert done.stderr == b"said\n"
     assert key.startswith("ssh-ed25519 ")
-    assert lent.keys() == "# somebody's own, without a line's end\n"
+    assert lent.authorized() == "# somebody's own, without a line's end\n"
     # OpenSSH ends whom it talks through without waiting: cut or at its end, the tunnel is over.
     lent.house.until(lambda: lent.commands("tunnel.open")[0]["ended"], "the tunnel has ended")
     private = [name for name in os.listdir("/tmp") if name.startswith("paddock-ssh-")]
@@ -147,7 +147,7 @@ def test_a_mebibyte_is_copied_there_and_back_whole(lent: Lent, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     assert hashlib.sha256((tmp_path / "back").read_bytes()).digest() == hashlib.sha256(data).digest()
     assert time.monotonic() - began < 30
-    assert lent.keys() == ""
+    assert lent.authorized() == ""
 
 
 def test_two_at_once_do_not_meet(lent: Lent) -> None:
@@ -158,7 +158,7 @@ def test_two_at_once_do_not_meet(lent: Lent) -> None:
     ]
     assert [out for out, _ in said] == [b"to one\none\n", b"to two\ntwo\n"], said
     assert [process.returncode for process in both] == [0, 0]
-    assert lent.keys() == ""
+    assert lent.authorized() == ""
 
 
 def test_another_host_key_than_the_machines_is_refused(lent: Lent) -> None:
@@ -167,7 +167,7 @@ def test_another_host_key_than_the_machines_is_refused(lent: Lent) -> None:
     done = lent.run("ssh", "--", "true")
     assert done.returncode == 255
     assert b"Host key verification failed" in done.stderr
-    assert lent.keys() == ""
+    assert lent.authorized() == ""
 
 
 def test_a_connection_that_is_cut_ends_at_both_ends(lent: Lent) -> None:
@@ -178,7 +178,7 @@ def test_a_connection_that_is_cut_ends_at_both_ends(lent: Lent) -> None:
     lent.house.post(f"agents/{lent.agent}/commands/{command['id']}/cancel", grace=1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 255, said
-    assert lent.keys() == ""
+    assert lent.authorized() == ""
 
 
 def test_who_is_ended_leaves_no_tunnel_behind(lent: Lent) -> None:
@@ -188,6 +188,18 @@ def test_who_is_ended_leaves_no_tunnel_behind(lent: Lent) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 128 + signal.SIGTERM
     lent.house.until(lambda: lent.commands("tunnel.open")[0]["state"] == "failed", "the tunnel is cut")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_is_ended_takes_its_key_away(lent: Lent, number: int) -> None:
+    process = lent.open("ssh", "--", "echo began; exec sleep 1000")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"began\n"
+    assert "ssh-ed25519 " in lent.authorized()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert lent.authorized() == ""
 
 
 def test_a_login_outlives_the_server(lent: Lent) -> None:
@@ -231,7 +243,7 @@ def test_a_tunnel_does_not_outlive_the_agent_that_carries_it(lent: Lent) -> None
     (command,) = lent.commands("tunnel.open")
     assert (command["state"], command["code"]) == ("failed", "interrupted")
     assert lent.run("ssh", "--", "true").returncode == 0
-    assert lent.keys() == ""
+    assert lent.authorized() == ""
 
 
 def test_a_byte_there_and_back_is_quick(lent: Lent) -> None:

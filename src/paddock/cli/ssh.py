@@ -11,7 +11,7 @@ import sys
 import tempfile
 import uuid
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import click
 from paddock.cli.connection import connects
 from paddock.cli.grammar import Noun, verb
 from paddock.cli.naming import machine_of
+from paddock.cli.tunnel import SIGNALLED, Told, hearing
 from paddock.core.errors import Broken, PaddockError, Refused
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 shells = Noun("env")
 """The verbs of this file, which `paddock env` takes up."""
-_SIGNALLED = 128
 _LIMIT = 60.0
 _KEY_LIMIT = 64 * 1024
 _FIND = """set -eu
@@ -99,8 +99,7 @@ def ssh(client: "Client", id: str, machine: str, command: tuple[str, ...], **how
     The connection goes by way of its agent. A key is made for this one login and removed after it; the machine's host
     key is the one that it was given when it was made. Ends with the exit code of ssh.
     """
-    with _opened(client, id, machine, **how) as door:
-        return _run(["ssh", *door.options, door.name, *command], door)
+    return _entered(client, id, machine, how, lambda door: ["ssh", *door.options, door.name, *command])
 
 
 @verb(
@@ -125,13 +124,27 @@ def scp(
     **how: Any,
 ) -> int:
     """Copy files to or from a machine of yours; a path that begins with a colon is the machine's."""
-    with _opened(client, id, machine, **how) as door:
+
+    def argv(door: Door) -> Sequence[str]:
         # A local name with a colon in it is no host to scp if it begins with a path.
         paths = [
             f"{door.name}{path}" if path.startswith(":") else path if path.startswith("/") else f"./{path}"
             for path in (*source, target)
         ]
-        return _run(["scp", "-q", *(["-r"] if recursive else []), *door.options, "--", *paths], door)
+        return ["scp", "-q", *(["-r"] if recursive else []), *door.options, "--", *paths]
+
+    return _entered(client, id, machine, how, argv)
+
+
+def _entered(
+    client: "Client", id: str, machine: str, how: dict[str, Any], argv: Callable[[Door], Sequence[str]]
+) -> int:
+    """Run a program that goes through the door. Who is told to end, a terminal that is closed too, shuts it first."""
+    try:
+        with hearing(), _opened(client, id, machine, **how) as door:
+            return _run(argv(door), door)
+    except Told as told:
+        return SIGNALLED + told.number
 
 
 def _run(argv: Sequence[str], door: Door) -> int:
@@ -141,9 +154,15 @@ def _run(argv: Sequence[str], door: Door) -> int:
     except OSError as exc:
         raise Broken(f"{argv[0]}: {exc.strerror}", hint="install OpenSSH's client (openssh-client)") from exc
     while True:
-        with suppress(KeyboardInterrupt):
+        try:
             code = process.wait()
-            return code if code >= 0 else _SIGNALLED - code
+            return code if code >= 0 else SIGNALLED - code
+        except KeyboardInterrupt:
+            continue
+        except Told:
+            process.terminate()
+            process.wait()
+            raise
 
 
 @contextmanager

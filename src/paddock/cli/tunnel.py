@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 tunnels = Noun("env")
 """The verbs of this file, which `paddock env` takes up."""
-_SIGNALLED = 128
+SIGNALLED = 128
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
-class _Told(BaseException):
+class Told(BaseException):
     """A signal asked this process to end."""
 
     def __init__(self, number: int) -> None:
@@ -29,11 +29,11 @@ class _Told(BaseException):
 
 
 @contextmanager
-def _hearing() -> Iterator[None]:
+def hearing() -> Iterator[None]:
     """Within, a signal that ends is raised, so that what is open is closed."""
 
     def hear(number: int, frame: Any) -> NoReturn:
-        raise _Told(number)
+        raise Told(number)
 
     before = {number: signal.signal(number, hear) for number in _ENDING}
     try:
@@ -64,11 +64,11 @@ def tunnel(client: "Client", id: str, machine: str, port: int) -> int:
     _, found = machine_of(client, id, machine)
     carried = Tunnel(client, found.agent, port)
     try:
-        with _hearing():
+        with hearing():
             over = carried.carry(0, 1)
-    except _Told as told:
+    except Told as told:
         carried.cut()
-        return _SIGNALLED + told.number
+        return SIGNALLED + told.number
     except BaseException:
         carried.cut()
         raise
