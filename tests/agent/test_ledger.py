@@ -414,3 +414,16 @@ async def test_whoever_reads_the_ledger_keeps_nobody_waiting(
             await asyncio.sleep(0.02)
     reader.close()
     await until_gone(tmp_path)
+
+
+@pytest.mark.slow
+async def test_a_blank_one_is_stamped_while_somebody_looks_at_it(tmp_path: Path) -> None:
+    """The watchdog's look is a transaction of the writer's thread; a fork may begin in the middle of one."""
+    for number in range(30):
+        ledger = Ledger.blank(tmp_path / f"ledger-{number}")
+        looks = [asyncio.ensure_future(ledger.find("")) for _ in range(50)]
+        await asyncio.sleep(0)
+        ledger.stamp({"lab-1": 7})
+        assert (ledger.id != "", ledger.fence("lab-1")) == (True, 7)
+        await asyncio.gather(*looks)
+        await ledger.close()

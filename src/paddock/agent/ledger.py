@@ -109,6 +109,8 @@ class Ledger:
         self._logged_since: float | None = time.monotonic()
         """What was written since then is in the log; at first, what the last process has left there."""
         self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
+        self._turn = threading.Lock()
+        """Held by who writes: the thread, or who stamps a blank one. A fork may begin in the middle of a commit."""
         self.id = _name(connection)
         """Empty until a blank one is stamped."""
         self._numbers, self._fences = _mirror(connection)
@@ -145,7 +147,10 @@ class Ledger:
 
         It is not flushed: until the caller has seen to that, a power cut leaves a blank one.
         """
-        db = self._connection
+        with self._turn:
+            self._stamp(self._connection, fences)
+
+    def _stamp(self, db: sqlite3.Connection, fences: Mapping[str, int]) -> None:
         try:
             db.execute("PRAGMA synchronous = OFF")
             db.execute("BEGIN IMMEDIATE")
@@ -373,7 +378,8 @@ class Ledger:
         try:
             while (first := self._next()) is not None:
                 group, is_last = self._gather(first)
-                self._commit(group)
+                with self._turn:
+                    self._commit(group)
                 if is_last:
                     break
                 if self._logged_since is None and self._connection.total_changes != self._changes:
@@ -388,7 +394,8 @@ class Ledger:
             with suppress(queue.Empty):
                 if left > 0:
                     return self._waiting.get(timeout=min(left, _QUIET))
-            self._empty()
+            with self._turn:
+                self._empty()
         return self._waiting.get()
 
     def _empty(self) -> None:
