@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cloning, hearing, lending, logs, machine, ordering, resting, wires
+from bench import cloning, forking, hearing, lending, logs, machine, ordering, resting, wires
 from bench.aims import (
     AGENT,
     AGENT_RSS,
@@ -24,6 +24,10 @@ from bench.aims import (
     DEMO,
     EVENT_P50,
     EVENT_P99,
+    FORK_COLD,
+    FORK_MEMORY,
+    FORK_P50,
+    FORK_P95,
     GEARD_1,
     GEARD_50,
     IDLE_CPU,
@@ -44,6 +48,7 @@ from bench.aims import (
     SWITCH_RATE,
     SWITCH_RSS,
     TAIL_P95,
+    TURNAROUND,
 )
 from bench.figure import Figure, Measured, figure, missing
 from bench.pace import QUICK, WHOLE, Pace
@@ -83,6 +88,9 @@ PARTS: Mapping[str, Part] = {
     "scripts": _agent(ordering.scripts, SCRIPTS),
     "output": _agent(logs.output, OUTPUT),
     "starts": _agent(ordering.starts, START, IDLE_RSS, IDLE_CPU),
+    "forks": _machines(forking.forks, FORK_P50, FORK_P95, FORK_COLD),
+    "forks-at-once": _machines(forking.many, FORK_MEMORY),
+    "turns": _machines(forking.turns, TURNAROUND),
     "clones": _machines(cloning.overlays, CLONE, CLONE_1),
     "clones-btrfs": _machines(cloning.snapshots, CLONE_BTRFS),
     "clones-xfs": _machines(cloning.references, CLONE_XFS),

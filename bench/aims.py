@@ -36,6 +36,11 @@ CLONE = "clone_p95_ms"
 CLONE_1 = "clone_1gib_p95_ms"
 CLONE_BTRFS = "clone_btrfs_p95_ms"
 CLONE_XFS = "clone_xfs_p95_ms"
+FORK_P50 = "fork_hello_p50_ms"
+FORK_P95 = "fork_hello_p95_ms"
+FORK_COLD = "fork_vs_cold_ratio"
+FORK_MEMORY = "fork_own_memory_share"
+TURNAROUND = "turnaround_two_machines_s"
 SWITCH_RATE = "switch_mb_per_s"
 SWITCH_DELAY = "switch_round_trip_us"
 SWITCH_RSS = "switch_rss_mb"
@@ -125,6 +130,26 @@ AIMS: Mapping[str, Mapping[str, Aim]] = {
     ),
     MACHINES: _aims(
         MACHINES,
+        (
+            FORK_P50,
+            "ms",
+            Better.LOWER,
+            250,
+            "a machine of 384 MiB forked from a warm one, until the server has answered the hello of the agent inside, "
+            "who is somebody else by then",
+            0,
+        ),
+        (FORK_P95, "ms", Better.LOWER, 400, "the same, of one fork in twenty", 0),
+        (FORK_COLD, "×", Better.HIGHER, 50, "how much longer a cold boot of the same image takes, until the same", 0),
+        (
+            FORK_MEMORY,
+            "%",
+            Better.LOWER,
+            15,
+            "of the memory of 60 machines of 384 MiB that were forked at once: what they have written to, together",
+            1,
+        ),
+        (TURNAROUND, "s", Better.LOWER, 1, "from the release of a two-machine environment until it is ready again", 2),
         (
             CLONE,
             "ms",

@@ -175,7 +175,7 @@ async def test_a_build_that_fails_leaves_nothing(rig: Rig) -> None:
 async def test_building_again_is_the_same_machine(rig: Rig) -> None:
     first = await rig.ask("machine.build", spec=spec())
     again = await rig.ask("machine.build", spec=spec())
-    assert first == again
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
     assert len(rig.guests.wakes[rig.directory()]) == 1
 
 

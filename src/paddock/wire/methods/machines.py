@@ -19,7 +19,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, address, addresses[], start, why, host_key}",
+        result="{machine, address, addresses[], start, why, host_key, seconds}",
     ),
     Method(
         name="machine.clean",
@@ -30,7 +30,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, ended: count of processes, start, why, host_key}",
+        result="{machine, ended: count of processes, start, why, host_key, seconds}",
     ),
     Method(
         name="machine.destroy",

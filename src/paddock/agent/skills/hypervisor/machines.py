@@ -1,4 +1,4 @@
-"""The virtual machines of this host: built, cleaned, destroyed, listed, adopted after a restart.
+"""The virtual machines of this host: built, cleaned, destroyed, listed, adopted again.
 
 Effects: idempotent. A machine exists once its record is durable; what has no record is swept.
 """
@@ -7,6 +7,7 @@ import asyncio
 import base64
 import functools
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -91,6 +92,7 @@ class Machines:
 
     async def _build(self, call: Call) -> Outcome:
         spec = _spec(call)
+        began = time.monotonic()
         machine = self._machines.get(_key(call))
         if machine is not None and machine.record.stage is not Stage.AWAKE:
             await self._remove(machine)
@@ -98,7 +100,7 @@ class Machines:
         if machine is None:
             machine = await self._make(call, spec)
         machine.raise_fence(call.fence)
-        return await self._answered(machine)
+        return await self._answered(machine, began)
 
     async def _clean(self, call: Call) -> Outcome:
         """The machine that was lent is gone, proven, and another one stands in its place."""
@@ -108,9 +110,10 @@ class Machines:
         if machine is not None and (machine.record.fence < call.fence or machine.record.stage is not Stage.AWAKE):
             await self._remove(machine)
             machine, ended = None, 1
+        began = time.monotonic()
         if machine is None:
             machine = await self._make(call, spec)
-        return await self._answered(machine, ended=ended)
+        return await self._answered(machine, began, ended=ended)
 
     async def _make(self, call: Call, spec: MachineSpec) -> Machine:
         key = _key(call)
@@ -137,8 +140,8 @@ class Machines:
             raise
         return machine
 
-    async def _answered(self, machine: Machine, *, ended: int = 0) -> Outcome:
-        """Once the server has answered its hello."""
+    async def _answered(self, machine: Machine, began: float, *, ended: int = 0) -> Outcome:
+        """Once the server has answered its hello; `began` is when its making did."""
         known = machine.record
         self._hold((known.environment, known.machine), machine)
         try:
@@ -156,6 +159,7 @@ class Machines:
                 "why": known.why,
                 "host_key": known.host_key,
                 "ended": ended,
+                "seconds": round(time.monotonic() - began, 4),
             }
         )
 
