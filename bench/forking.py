@@ -5,6 +5,7 @@ A fork's time is what its host counts: from the order until the server has answe
 """
 
 import contextlib
+import functools
 import json
 import shutil
 import statistics
@@ -17,9 +18,9 @@ from bench import place
 from bench.aims import FORK_COLD, FORK_MEMORY, FORK_P50, FORK_P95, TURNAROUND
 from bench.figure import Measured, quantile
 from bench.pace import Pace
+from paddock.cli import guests
 from tests.story.house import House
 from tools.guest import image
-from tools.maven import cache
 
 MIB = 1 << 20
 _GUEST = 384
@@ -111,8 +112,9 @@ def _house() -> Iterator[House]:
             _destroy(house)
 
 
+@functools.cache
 def _hypervisor() -> Path:
-    return cache("bench").resolve()
+    return guests.storage("bench")
 
 
 def _destroy(house: House) -> None:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,9 +71,16 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def storage() -> Path:
-    """Where images and templates are kept from one demo to the next."""
-    place: Path = checkout.tool("maven", option=_OPTION).cache("demo").resolve()
+def storage(room: str = "demo") -> Path:
+    """Where images and templates are kept from one go to the next; with another agent, others are made."""
+    from paddock.agent.bundle import bundling
+
+    rooms: Path = checkout.tool("maven", option=_OPTION).cache(room).resolve()
+    place = rooms / hashlib.sha256(bundling.archive()).hexdigest()[:12]
+    for old in rooms.iterdir():
+        if old != place:
+            shutil.rmtree(old)
+    place.mkdir(mode=0o700, exist_ok=True)
     return place
 
 
