@@ -50,6 +50,10 @@ def test_the_command_that_joins_a_host_says_insecure_only_where_it_must(url: str
     assert joining(url, "c0de") == f"paddock agent run --server {way}--state /var/lib/paddock-agent --code c0de"
 
 
+def test_the_command_that_joins_a_host_names_a_skill_that_it_would_not_have() -> None:
+    assert joining("http://127.0.0.1:8080", "c0de", skills=("hypervisor",)).endswith(" --code c0de --skills hypervisor")
+
+
 def test_the_help_of_the_noun_has_both_kinds_of_verbs(paddock: Paddock) -> None:
     said = paddock("agent", "-h")
     assert said.code == 0

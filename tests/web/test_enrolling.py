@@ -78,6 +78,13 @@ async def test_a_code_comes_with_the_line_that_uses_it(asking, scene: Scene) -> 
     assert made["command"] == f"curl -fsS https://ci.example.org/enrol | sh -s -- {made['code']}"
 
 
+async def test_a_host_of_virtual_machines_is_told_the_skill_that_it_would_not_have(asking) -> None:
+    async with asking(OPERATOR) as operator:
+        made = (await operator.post("/api/v1/enrolments", json={"host": "vm-1", "ttl": 60})).json()
+    assert made["skills"] == ["hypervisor"]
+    assert made["command"].endswith(f"/enrol | sh -s -- {made['code']} --skills hypervisor")
+
+
 def test_a_certificate_that_nobody_signed_is_pinned_in_the_line_and_in_the_script() -> None:
     line = one_liner("https://ci.example.org", PINS, "c0de")
     assert line == "curl -fsS -k --pinnedpubkey 'sha256//YWJj' https://ci.example.org/enrol | sh -s -- c0de"

@@ -6,12 +6,12 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from paddock.cli.check import BROKEN, NOTE, OK, Check
 from paddock.cli.connection import json_option
 from paddock.cli.extras import MEND
 from paddock.cli.grammar import Verb
@@ -20,20 +20,9 @@ if TYPE_CHECKING:
     from paddock.client import Client
     from paddock.client.finding import Place
 
-OK, NOTE, BROKEN = "ok", "note", "broken"
 _ROOM = 1 << 30
 """Bytes that should be free where the state is."""
 _SOON = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One line. `state`: ok; note: something is not there that can be done without; broken: it has to be mended."""
-
-    name: str
-    state: str
-    found: str
-    mend: str = ""
 
 
 @click.command("doctor", cls=Verb, example="paddock doctor\npaddock doctor --config /etc/paddock/paddock.yaml --json")
@@ -41,14 +30,21 @@ class Check:
 @click.option("--server", default="", metavar="URL", help="The server. Default: PADDOCK_SERVER, or yours here.")
 @click.option("--token-file", default="", metavar="FILE", help="File with your token. Or set PADDOCK_TOKEN.")
 @click.option("--state", default="", metavar="DIR", help="State directory of a server of this machine.")
+@click.option(
+    "--agent",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="FILE",
+    help="agent.conf of the host that this is.",
+)
 @json_option
-def doctor(config: Path | None, server: str, token_file: str, state: str, as_json: bool) -> int:
+def doctor(config: Path | None, server: str, token_file: str, state: str, agent: Path | None, as_json: bool) -> int:
     """Look at this machine, the configuration and the server; a line each. Exit 1 if something has to be mended."""
     from paddock.cli import painting
 
     checks: list[Check] = []
     marks = {OK: ("✓", "green"), NOTE: ("–", "yellow"), BROKEN: ("✗", "red")}
-    for check in examine(config, server=server, token_file=token_file, state=state):
+    for check in examine(config, server=server, token_file=token_file, state=state, agent=agent):
         checks.append(check)
         if as_json:
             painting.tell({"check": check.name, "state": check.state, "found": check.found, "mend": check.mend})
@@ -63,8 +59,12 @@ def doctor(config: Path | None, server: str, token_file: str, state: str, as_jso
     return 1 if broken else 0
 
 
-def examine(config: Path | None, *, server: str, token_file: str, state: str) -> Iterator[Check]:
+def examine(
+    config: Path | None, *, server: str, token_file: str, state: str, agent: Path | None = None
+) -> Iterator[Check]:
     """All checks, each as soon as it is known."""
+    from paddock.cli import hosting
+
     yield _python()
     yield _program("git", BROKEN, "changes under test are fetched with it", "apt-get install git")
     yield _program(
@@ -72,6 +72,7 @@ def examine(config: Path | None, *, server: str, token_file: str, state: str) ->
     )
     yield _cgroup()
     yield _packages()
+    yield from hosting.examine(agent)
     if config is not None or Path("paddock.yaml").exists():
         yield _configuration(config or Path("paddock.yaml"))
     yield from _server(server=server, token_file=token_file, state=state)

@@ -1,5 +1,6 @@
 """`paddock host`: the machines that carry environments."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -99,7 +100,7 @@ def add(client: "Client", name: str, ttl: float, as_json: bool) -> None:
     from paddock.client import calls
 
     made = client.send(calls.enrol(name, ttl=ttl))
-    by_hand = joining(client.place.url, made.code)
+    by_hand = joining(client.place.url, made.code, skills=made.skills)
     command = made.command or by_hand
     if as_json:
         told = {"host": made.host, "code": made.code, "ttl": made.ttl, "command": command, "by_hand": by_hand}
@@ -134,14 +135,15 @@ def _clear(command: str) -> str:
     return "It speaks in clear: whoever is on the way can read the code, and change what is installed."
 
 
-def joining(url: str, code: str) -> str:
-    """The command that joins a host to the server of this address."""
+def joining(url: str, code: str, *, skills: Sequence[str] = ()) -> str:
+    """The command that joins a host to the server of this address, with skills that it has to be told."""
     from paddock.hands.links import is_clear
 
     where = door(url)
     # Whoever reaches the server in clear has chosen that; the agent wants to hear it once more.
     clear = " --insecure" if is_clear(where) else ""
-    return f"paddock agent run --server {where}{clear} --state {_STATE} --code {code}"
+    chosen = f" --skills {','.join(skills)}" if skills else ""
+    return f"paddock agent run --server {where}{clear} --state {_STATE} --code {code}{chosen}"
 
 
 def door(url: str) -> str:

@@ -475,8 +475,11 @@ class Api:
         ttl = seconds(wanted.ttl)
         host = line(wanted.host)
         code = await self._site.actions.enrolment(host=host, ttl=ttl, identity=identity_of(request))
-        command = one_liner(self._site.public_url, self._site.kit.pins, code)
-        return shapes.MadeEnrolment(host=host, code=code, ttl=ttl.total_seconds(), command=command)
+        settings = self._site.configuration().hosts.get(host)
+        # An agent has all skills by itself but the one that makes a machine a hypervisor.
+        skills = ("hypervisor",) if settings is not None and "hypervisor" in settings.skills else ()
+        command = one_liner(self._site.public_url, self._site.kit.pins, code, skills=",".join(skills))
+        return shapes.MadeEnrolment(host=host, code=code, ttl=ttl.total_seconds(), command=command, skills=skills)
 
     async def drain(self, request: Request) -> shapes.Drain:
         """Start no new run from now on; what is still under way."""

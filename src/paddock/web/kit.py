@@ -92,11 +92,15 @@ def script(server: str, pins: Pins | None, offers: list[str]) -> str:
     return text.replace("@OFFERS@", "\n".join(offers))
 
 
-def one_liner(server: str, pins: Pins | None, code: str) -> str:
-    """The command that makes a machine a host: the script is fetched from us and nobody else, then run."""
+def one_liner(server: str, pins: Pins | None, code: str, *, skills: str = "") -> str:
+    """The command that makes a machine a host: the script is fetched from us and nobody else, then run.
+
+    `skills` are those that its agent is to have; empty: what an agent has by itself.
+    """
     # With a pinned key it does not matter who signed the certificate: only we have that key.
     trust = f"-k --pinnedpubkey '{pins.key}' " if pins else ""
-    return f"curl -fsS {trust}{server}/enrol | sh -s -- {code}"
+    chosen = f" --skills {skills}" if skills else ""
+    return f"curl -fsS {trust}{server}/enrol | sh -s -- {code}{chosen}"
 
 
 def door(server: str) -> str:

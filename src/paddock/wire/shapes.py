@@ -855,6 +855,8 @@ class MadeEnrolment:
     code: str
     ttl: float
     command: str = ""
+    skills: tuple[str, ...] = ()
+    """Those that the agent is to be told; empty: what it has by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

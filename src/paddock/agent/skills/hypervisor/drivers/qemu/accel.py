@@ -50,7 +50,7 @@ class Choice:
 
     def check(self) -> None:
         """Refused if KVM is wanted and not to be had. Nothing is tried yet: an agent that starts waits for no guest."""
-        if self._wanted == "kvm" and (why := _closed()):
+        if self._wanted == "kvm" and (why := closed()):
             raise Refused(f"kvm: {why}", hint="accel = auto takes TCG where there is no KVM")
 
     async def made(self) -> Chosen:
@@ -64,7 +64,7 @@ class Choice:
         self.check()
         if self._wanted != "auto":
             return Chosen(accelerator=Accelerator(name=self._wanted))
-        why = _closed()
+        why = closed()
         if not why:
             known = self._known()
             if known is not None:
@@ -95,7 +95,8 @@ def stamp(accelerator: Accelerator) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _closed() -> str:
+def closed() -> str:
+    """Why KVM cannot even be tried; empty where it can."""
     if not DEVICE.exists():
         return f"there is no {DEVICE} here"
     return "" if os.access(DEVICE, os.R_OK | os.W_OK) else f"{DEVICE} may not be opened"
