@@ -83,7 +83,12 @@ class Lent:
     @property
     def env(self) -> dict[str, str]:
         return self.house.surroundings(
-            {"PADDOCK_SERVER": self.house.url, "PADDOCK_TOKEN": self.secret, "PYTHONPATH": str(ROOT / "src")}
+            {
+                "PADDOCK_SERVER": self.house.url,
+                "PADDOCK_TOKEN": self.secret,
+                "PYTHONPATH": str(ROOT / "src"),
+                "TMPDIR": str(self.directory),
+            }
         )
 
     def run(self, verb: str, *rest: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
@@ -128,13 +133,12 @@ def test_a_command_there_has_its_input_output_and_exit_code_and_its_key_goes_aft
     done = lent.run("ssh", "--", "cat; echo said >&2; cat " + str(lent.work / "keys") + "; exit 7", input=b"hello\n")
     said, own, key = done.stdout.decode().splitlines()
     assert (done.returncode, said, own) == (7, "hello", "# somebody's own, without a line's end"), done.stderr
-    assert done.stderr == b"said\n"
+    assert done.stderr.decode() == "said\n"
     assert key.startswith("ssh-ed25519 ")
     assert lent.authorized() == "# somebody's own, without a line's end\n"
     # OpenSSH ends whom it talks through without waiting: cut or at its end, the tunnel is over.
     lent.house.until(lambda: lent.commands("tunnel.open")[0]["ended"], "the tunnel has ended")
-    private = [name for name in os.listdir("/tmp") if name.startswith("paddock-ssh-")]
-    assert private == []
+    assert list(lent.directory.glob("paddock-ssh-*")) == []
 
 
 def test_a_mebibyte_is_copied_there_and_back_whole(lent: Lent, tmp_path: Path) -> None:

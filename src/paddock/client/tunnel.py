@@ -49,6 +49,11 @@ class Tunnel:
                 left = left[os.write(sink, left) :]
         return self._client.finish(self.command)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether whoever feeds us has sent its last."""
+        return self._is_read
+
     def cut(self) -> None:
         """End it now. What cannot be reached ends it by its patience."""
         with suppress(PaddockError):
