@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from paddock.core.errors import Broken
 
 LIMIT = 900.0
 """Seconds in which images are built, machines made and the job done, on a host without KVM that has other work."""
+_UNUSED = 86400.0
+"""Seconds after which what another agent's images are is removed."""
 _OPTION = "--machines qemu"
 _WORDS = "root=/dev/vda rw console=ttyS0 quiet panic=1 mitigations=off apparmor=0 selinux=0"
 
@@ -78,9 +82,10 @@ def storage(room: str = "demo") -> Path:
     rooms: Path = checkout.tool("maven", option=_OPTION).cache(room).resolve()
     place = rooms / hashlib.sha256(bundling.archive()).hexdigest()[:12]
     for old in rooms.iterdir():
-        if old != place:
+        if old != place and time.time() - old.stat().st_mtime > _UNUSED:
             shutil.rmtree(old)
     place.mkdir(mode=0o700, exist_ok=True)
+    os.utime(place)
     return place
 
 
