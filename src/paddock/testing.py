@@ -187,6 +187,9 @@ class _MemoryRows(Generic[R]):
         stored = shelf.rows.get(old.id)
         if stored is None or stored.version != old.version or self._store._wants_conflict(shelf.noun):
             raise Conflict(f"{shelf.noun}: {old.id} was changed by somebody else")
+        if stored != old:
+            # A real one writes what differs between both: what was changed in `old` already would never be stored.
+            raise ValueError(f"{shelf.noun}: {old.id} as it was read is wanted, not one that was changed since")
         self._put(writing, cast(R, replace(cast(Any, new), version=old.version + 1)))
         return shelf.rows[old.id]
 

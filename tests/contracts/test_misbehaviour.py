@@ -30,6 +30,15 @@ async def test_a_store_conflicts_once_for_the_noun_that_is_named() -> None:
     assert (await store.write(lambda tables: tables.hosts.swap(row, row))).version == 2
 
 
+async def test_a_store_takes_no_old_row_that_was_changed_since_it_was_read() -> None:
+    """A real one writes what differs between both rows: such a change would be lost there, and seem to be kept here."""
+    store = MemoryStore()
+    row = await store.write(lambda tables: tables.hosts.add(host("a")))
+    changed = replace(row, reason="by the way")
+    with pytest.raises(ValueError, match="as it was read"):
+        await store.write(lambda tables: tables.hosts.swap(changed, replace(changed, drained_by="anna")))
+
+
 async def test_a_writer_dies_after_its_commit_and_the_row_is_there() -> None:
     store = MemoryStore()
     store.die_after(Dead(), when=lambda touched: touched[0].id == "b")

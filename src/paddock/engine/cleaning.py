@@ -10,7 +10,7 @@ from paddock.core import environment as environments
 from paddock.core import host as hosts
 from paddock.core import upkeep
 from paddock.core.command import Command
-from paddock.core.environment import Environment, Reset
+from paddock.core.environment import Environment, Machine, Reset
 from paddock.core.host import Host
 from paddock.engine import leasing
 from paddock.engine.alerting import end_all
@@ -82,7 +82,7 @@ class Cleaning:
     def _go_on(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
         """Take one cleaning a step on; when to look again without being woken."""
         if environment.reset is Reset.NONE and not environment.retiring:
-            finish(tables, environment, now=now)
+            finish(tables, environment, environment.machines, now=now)
             return None
         method = upkeep.DESTROY if environment.retiring else upkeep.CLEAN
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)
@@ -98,9 +98,8 @@ class Cleaning:
                     tables.environments.swap(environment, replace(environment, retiring=True))
                     return now
             case upkeep.Done(commands=done):
-                if method == upkeep.CLEAN:
-                    environment = replace(environment, machines=as_built(environment, done))
-                finish(tables, environment, now=now)
+                made = as_built(environment, done) if method == upkeep.CLEAN else environment.machines
+                finish(tables, environment, made, now=now)
             case upkeep.GiveUp(reason=reason):
                 shut = environments.move(environment, environments.Signal.QUARANTINE, now=now, reason=reason)
                 outdate(tables, shut, now=now)
@@ -120,10 +119,12 @@ class Cleaning:
         return ask(tables, self._means, environment, method, names, limit=limit, now=now, rest=rest)
 
 
-def finish(tables: Tables, environment: Environment, *, now: datetime) -> None:
-    """Proven clean: ready, and lent to the next in the same transaction; or gone, where it was its last cleaning."""
+def finish(tables: Tables, environment: Environment, machines: tuple[Machine, ...], *, now: datetime) -> None:
+    """Proven clean: ready, with machines as they are now, and lent to the next in the same transaction; or gone, where
+    it was its last cleaning.
+    """
     signal = environments.Signal.REMOVE if environment.retiring else environments.Signal.CLEANED
-    after = environments.move(environment, signal, now=now)
+    after = environments.move(replace(environment, machines=machines), signal, now=now)
     move(tables, "environments", environment, after, signal, now=now, note="proven by its host's agent")
     for machine in after.machines if after.state is environments.State.GONE else ():
         end_all(tables, machine.agent, now=now)
