@@ -11,6 +11,7 @@ import pytest
 
 from tests.architecture.source import PACKAGE, ROOT
 
+HOSTS = "## Hosts of virtual machines"
 LOCK = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8")
 LOCKED = re.findall(r"^([a-z0-9-]+)==(\S+)(.*(?:\n    --hash=sha256:[0-9a-f]{64}(?: \\)?)*)", LOCK, flags=re.MULTILINE)
 
@@ -36,9 +37,19 @@ def test_the_lock_says_what_and_not_where_from() -> None:
 
 
 def test_every_direct_dependency_is_explained() -> None:
-    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").partition(HOSTS)[0]
     explained = set(re.findall(r"^\| `([a-z0-9-]+)", page, flags=re.MULTILINE))
     assert explained == _direct()
+
+
+def test_packages_that_hosts_of_virtual_machines_want_are_installed_for_the_tests() -> None:
+    table = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8").partition(HOSTS)[2]
+    rows = re.findall(r"^\| (`[^|]+)\|", table, flags=re.MULTILINE)
+    wanted = {package for row in rows for package in re.findall(r"`([a-z0-9-]+)`", row)}
+    # util-linux is on every Debian, ZFS is tested where there is one.
+    setup = (ROOT / "dev").read_text(encoding="utf-8").partition("host_setup() {")[2].partition("\n}")[0]
+    assert len(wanted) >= 10
+    assert wanted - {"util-linux", "zfsutils-linux"} - set(re.findall(r"[a-z0-9-]+", setup)) == set()
 
 
 @pytest.mark.slow

@@ -280,7 +280,7 @@ KEYS = (
     Key(
         section="skills",
         name="enabled",
-        doc="What the server may ask for, separated by commas. Empty: all that Paddock brings.\n"
+        doc="What the server may ask for, separated by commas. Empty: all that Paddock brings but hypervisor.\n"
         "`paddock agent methods` says what each does.",
         check=skills,
         question="What the server may ask for, separated by commas; empty for all",

@@ -95,7 +95,7 @@ def _complain_of(rows: "tuple[Image, ...]") -> None:
 @click.option("-f", "--follow", is_flag=True, help="Print the log as it is written, until it is built.")
 @asks
 def build(client: "Client", name: str, host: str, follow: bool, as_json: bool) -> int:
-    """Build an image now, or anew; what was built before goes on serving until the new one is whole.
+    """Build what is missing of an image now; what was built before goes on serving until the new one is whole.
 
     Without --host everywhere where it is; where it is nowhere, on the hosts that could carry its environments.
     """
