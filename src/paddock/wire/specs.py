@@ -211,9 +211,8 @@ def _share(value: JSON, path: str) -> float:
 class Wake:
     """What a parked agent is told: who its machine is from now on. Taken on a line only, and only while parked.
 
-    `host_keys` are files below /etc/ssh; `files` are others, by absolute path; `addresses` are those of the cards with
-    the MACs of the same place, empty for none; `entropy` is fed to the kernel and to every generator of the agent
-    before anything else is done.
+    `host_keys` are files below /etc/ssh; `addresses` are those of the cards with the MACs of the same place, empty for
+    none; `entropy` is fed to the kernel and to every generator of the agent before anything else is done.
     """
 
     agent: str
