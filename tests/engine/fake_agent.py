@@ -3,14 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from paddock.core.command import Command
 from paddock.core.errors import Refused
 from paddock.core.machine import Size
 from paddock.ports import Admitted, Desk
+from paddock.wire import methods
+from paddock.wire.framing import JSON
 from paddock.wire.hello import LOG_STREAM, Facts, Hello, Output, Relay, Status, TaskReport, TaskState
 from paddock.wire.messages import Code
+from paddock.wire.methods import Toward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,11 @@ class FakeAgent:
             self.finals.pop(command.id, None)
 
     async def take(self, command: Command) -> None:
-        """Carry out one command as the replies say."""
+        """Carry out one command as the replies say. Its params are looked at as a real agent does: a test that orders
+        what none would take fails.
+        """
+        if command.method in methods.METHODS:
+            methods.check(command.method, cast("dict[str, JSON]", command.params), toward=Toward.AGENT, is_strict=True)
         self.received.append(command)
         self.seq = max(self.seq, command.seq)
         if command.environment:

@@ -122,6 +122,7 @@ METHODS = (
         effect=Effect.ENSURE,
         role=Role.OPERATOR,
         task=True,
-        params=(Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called"),),
+        fenced=True,
+        params=(MACHINE, Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called")),
     ),
 )
