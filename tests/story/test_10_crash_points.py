@@ -157,6 +157,19 @@ ELSEWHERE = {
         ),
         "../agent/test_parking.py::test_a_death_in_the_middle_of_a_park_ends_parked",
     ),
+    **dict.fromkeys(
+        (
+            *("hypervisor.machine_recording", "hypervisor.machine_recorded", "hypervisor.template_freezing"),
+            *("hypervisor.template_naming", "hypervisor.template_named", "hypervisor.forking", "hypervisor.forked"),
+            *("hypervisor.woken", "hypervisor.machine_awake", "hypervisor.machine_going", "hypervisor.machine_gone"),
+            *("hypervisor.booting", "hypervisor.booted"),
+        ),
+        "test_18_virtual_machines.py::test_a_kill_of_the_hosts_agent_leaves_nothing_and_lends_nothing_twice",
+    ),
+    **dict.fromkeys(
+        ("hypervisor.saving", "hypervisor.saved"),
+        "test_18_virtual_machines.py::test_a_kill_while_disks_are_kept_keeps_them_once",
+    ),
     "parking.going_off": (
         "../agent/test_parking.py::test_a_death_on_the_way_to_the_end_of_the_machine_ends_it_all_the_same"
     ),

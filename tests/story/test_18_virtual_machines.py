@@ -163,6 +163,32 @@ def test_a_kill_of_the_server_leaves_nothing_and_lends_nothing_twice(lab: House,
     assert_nothing_is_left(lab)
 
 
+@pytest.mark.parametrize("point", ["hypervisor.saving", "hypervisor.saved"])
+def test_a_kill_while_disks_are_kept_keeps_them_once(lab: House, point: str) -> None:
+    furnish(lab, most=2)
+    died = lab.directory / "died"
+    lab.tend(PADDOCK_FAULT=point, PADDOCK_FAULT_ONCE=str(died))
+    lease = borrow(lab)
+    held = lease["environment"]
+    lab.post(f"environments/{held}/hold", ttl=3600, disks=True)
+    give_back(lab, lease)
+    lab.until(
+        lambda: lab.tended() and lab.get(f"environments/{held}")["state"] == "saved", "its disks are kept", limit=120
+    )
+    assert died.exists(), f"{point} was not passed"
+    assert running(lab) == []
+    (saved,) = (hypervisor(lab) / "saved").iterdir()
+    asked = lab.post(f"environments/{held}/fork", ttl=3600)
+    forked = lab.until(lambda: lab.tended() and lab.granted(asked["id"]), "they are brought up again", limit=120)
+    assert forked["environment"] != held
+    assert [one["start"] for one in owned(lab)] == ["boot"]
+    lab.post(f"environments/{held}/release")
+    assert saved.exists(), "what was made of them may need them"
+    give_back(lab, forked)
+    lab.until(lambda: lab.tended() and not saved.exists(), "the copies are gone")
+    assert_nothing_is_left(lab)
+
+
 def test_fifty_who_ask_at_once_are_served_one_after_another_on_a_host_for_six(lab: House) -> None:
     furnish(lab, most=50, memory=6 * 64)
     lab.tend()
