@@ -71,4 +71,4 @@ def test_each_removal_says_why() -> None:
     (two,) = collect([layer("a", idle=3)], Wanted(room=50), free=10, now=NOW)
 
     assert one.why == "not used for 3 days"
-    assert two.why == "10 bytes are free, not 50"
+    assert two.why == "10B are free, not 50B"

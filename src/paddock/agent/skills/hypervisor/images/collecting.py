@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
+from paddock.core.capacity import spell
+
 GRACE = timedelta(minutes=10)
 """What was used so lately stays: whoever asked for it may be about to clone it."""
 
@@ -76,7 +78,7 @@ def _why(thing: Thing, wanted: Wanted, *, free: int, now: float) -> str:
     if wanted.unused is not None and idle >= wanted.unused.total_seconds():
         return f"not used for {_span(idle)}"
     if wanted.room is not None and free < wanted.room:
-        return f"{free} bytes are free, not {wanted.room}"
+        return f"{spell(free)} are free, not {spell(wanted.room)}"
     if wanted.unused is None and wanted.room is None:
         return "nobody needs it"
     return ""
