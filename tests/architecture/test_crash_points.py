@@ -16,7 +16,6 @@ ELSEWHERE = {
     "agent/skills/script.py": "agent/worker.py",
     "agent/skills/sources.py": "agent/worker.py",
     "agent/skills/tunnel.py": "agent/worker.py",
-    "agent/skills/tunnel.py": "agent/worker.py",
     "hands/launcher.py": "agent/worker.py",
 }
 """Journaled modules whose effect is bracketed by the one that asks for it: no point of their own would add a place."""
