@@ -73,6 +73,11 @@ class Hypervisor:
         """How often somebody connected."""
         self._writers: list[asyncio.StreamWriter] = []
 
+    @property
+    def guest_end(self) -> int:
+        """A descriptor on which the guest hears and says what it does, while nobody else serves it."""
+        return self._master
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["Hypervisor"]:
         server = await asyncio.start_unix_server(self._serve, self.socket)

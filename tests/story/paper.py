@@ -10,16 +10,19 @@ Everything else of the skill is real: images, volumes, templates, records, netwo
 import asyncio
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from paddock.agent.skills.hypervisor.ports import Plan, Running
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.hands import trees
 from paddock.hands.trees import Identity
+from paddock.wire.framing import SESSION_OPENING
 from tests.agent.berth import MACHINE
 from tests.agent.lines import Hypervisor
 
@@ -45,10 +48,14 @@ class Paper:
     async def boot(self, plan: Plan) -> None:
         await self._begin(plan)
 
-    async def fork(self, plan: Plan, template: Path) -> None:
+    async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         if not (template / "template.json").is_file():
             raise Broken(f"{template}: is no template")
-        await self._begin(plan)
+        if not named(plan.name):
+            await self._begin(plan, "fork")
+            if voice is not None:
+                await voice.listen()
+                await voice.speak()
 
     async def freeze(self, plan: Plan, template: Path) -> None:
         await self.end(plan.directory, plan.name)
@@ -81,7 +88,7 @@ class Paper:
     async def screenshot(self, plan: Plan) -> bytes:
         raise Refused(f"{plan.name}: has no display")
 
-    async def _begin(self, plan: Plan) -> None:
+    async def _begin(self, plan: Plan, how: str = "boot") -> None:
         if named(plan.name):
             return
         for disk in plan.disks:
@@ -92,7 +99,7 @@ class Paper:
         with (plan.directory / "console.log").open("ab") as log:
             log.write(f"{plan.name} is switched on\n".encode())
             subprocess.Popen(
-                [sys.executable, "-m", "tests.story.paper", "machine", plan.name],
+                [sys.executable, "-m", "tests.story.paper", "machine", plan.name, how],
                 cwd=plan.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -128,25 +135,38 @@ def named(name: str) -> list[Identity]:
     return [one for one, called in machines() if called == name]
 
 
-async def _live() -> None:
-    """A machine, in the present directory: until it goes off."""
+async def _live(how: str) -> None:
+    """A machine, in the present directory: until it goes off. A fork is served once it is parked, in that session."""
     here = Path.cwd()
     root = here / "guest"
     for path, text in MACHINE.items():
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    async with Hypervisor(Path("channel")).open() as port:
-        words = ["run", "--line", f"virtio:{port.device}", "--parked", "--rootfs", str(root)]
-        agent = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "paddock.agent", *words, "--state", str(here / "guest-state")), cwd=here
-        )
+    port = Hypervisor(Path("channel"))
+    words = ["run", "--line", f"virtio:{port.device}", "--parked", "--rootfs", str(root)]
+    agent = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "paddock.agent", *words, "--state", str(here / "guest-state")), cwd=here
+    )
+    if how == "fork":
+        await asyncio.to_thread(_until_parked, port)
+    async with port.open():
         told = root / "run/paddock/told"
         while agent.returncode is None and not (told.exists() and "off\n" in told.read_text()):
             await asyncio.sleep(0.05)
         if agent.returncode is None:
             agent.kill()
             await agent.wait()
+
+
+def _until_parked(port: Hypervisor) -> None:
+    """As its template's host left it: in a session, parked, with nothing on the line."""
+    heard = b""
+    os.write(port.guest_end, SESSION_OPENING.encode())
+    while b'"parked"' not in heard or not heard.endswith(b"\n"):
+        select.select([port.guest_end], [], [], 1)
+        with suppress(BlockingIOError):
+            heard += os.read(port.guest_end, 4096)
 
 
 def _host(words: list[str]) -> None:
@@ -160,6 +180,6 @@ def _host(words: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "machine":
-        asyncio.run(_live())
+        asyncio.run(_live(sys.argv[3]))
     else:
         _host(sys.argv[2:])

@@ -29,8 +29,8 @@ _LONGEST_SOCKET_PATH = 107
 class LineLink:
     r"""A message is a line ended by `\n`.
 
-    On a serial line (`serial=True`) begin() opens a session; once messages came, another opening by the other side
-    raises Closed, and receiving goes on with the new session.
+    On a serial line (`serial=True`) begin() opens a session, or it is `joined` in the middle of one; once messages
+    came, another opening by the other side raises Closed, and receiving goes on with the new session.
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class LineLink:
         *,
         limit: int = TRANSPORT_LIMIT,
         serial: bool = False,
+        joined: bool = False,
     ) -> None:
         self._reader = reader
         self._writer = writer
-        self._lines = Lines(limit=limit, serial=serial)
+        self._lines = Lines(limit=limit, serial=serial, joined=joined)
         self._ready: deque[bytes] = deque()
         self._is_heard = False
         self._is_closed = False
@@ -121,11 +122,11 @@ def line_of(text: str) -> bytes:
     return line + b"\n"
 
 
-async def dial_unix(path: Path, *, serial: bool = False) -> LineLink:
-    """A link to whoever serves the socket. OSError if nobody does."""
+async def dial_unix(path: Path, *, serial: bool = False, joined: bool = False) -> LineLink:
+    """A link to whoever serves the socket; `joined`: in the middle of a session. OSError if nobody serves it."""
     with reachable(path) as address:
         reader, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
-    return LineLink(reader, writer, serial=serial)
+    return LineLink(reader, writer, serial=serial, joined=joined)
 
 
 async def adopt(handle: int) -> LineLink:

@@ -146,7 +146,7 @@ class Guests:
         return self._awake.setdefault(directory, asyncio.Event())
 
     @contextlib.asynccontextmanager
-    async def inside(self, directory: Path) -> AsyncIterator["Guest"]:
+    async def inside(self, directory: Path, *, is_fork: bool = False) -> AsyncIterator["Guest"]:
         """As `parts.Channels`."""
         yield Guest(self, directory)
 
@@ -205,6 +205,16 @@ class Guest:
         self.guests.wakes.setdefault(self.directory, []).append(wake)
         self.guests.awake(self.directory).set()
         return f"kernel+{wake.wake_id}"
+
+    async def listen(self) -> None:
+        """A fork does not run yet."""
+
+    async def tell(self, wake: Wake) -> None:
+        self.guests.awake(self.directory).clear()
+        await self.wake(wake, timedelta(seconds=1))
+
+    async def woken(self, limit: timedelta) -> str:
+        return f"kernel+{self.guests.wakes[self.directory][-1].wake_id}"
 
     async def run(self, script: str, *, interpreter: str, env: Mapping[str, str], limit: timedelta) -> int:
         self.guests.scripts.append(script)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from paddock.agent.skills.hypervisor.ports import Plan, Running
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.core.machine import uniform
 
@@ -115,14 +115,18 @@ class FakeDriver:
         self.calls.append(f"boot {plan.name}")
         await self._begin("boot", plan, {})
 
-    async def fork(self, plan: Plan, template: Path) -> None:
+    async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         self.calls.append(f"fork {plan.name}")
+        is_new = plan.name not in self.host.machines
         try:
             memory = json.loads((template / "memory").read_text())
             json.loads((template / "template.json").read_text())
         except FileNotFoundError as exc:
             raise Broken(f"{template}: is no template") from exc
         await self._begin("fork", plan, memory)
+        if is_new and voice is not None:
+            await voice.listen()
+            await voice.speak()
 
     async def freeze(self, plan: Plan, template: Path) -> None:
         self.calls.append(f"freeze {plan.name}")

@@ -32,6 +32,8 @@ CHANNEL = "channel"
 _QUIET = timedelta(hours=1)
 """Between two calls nobody reads: the guest is told not to ask whether we live."""
 _DIALS_EVERY = 0.05
+_FORK_PATIENCE = 3.0
+"""Seconds: a fork that is well has answered in a tenth of one."""
 _WAITS_FOR_RELAY = 10.0
 _LAST_WORDS = 1.0
 _PIECE = 256 << 10
@@ -40,10 +42,14 @@ _PIECE = 256 << 10
 class Inside:
     """One guest, over the socket at which its channel ends. One call at a time; a call may be cancelled."""
 
-    def __init__(self, path: Path, *, name: str = "") -> None:
+    def __init__(self, path: Path, *, name: str = "", is_fork: bool = False) -> None:
+        """`is_fork`: it was frozen when it was parked, with a session open, and goes on in the middle of that."""
         self._path = path
         self._name = name or path.parent.name
         self._link: LineLink | None = None
+        self._is_fork = is_fork
+        self._told: tuple[str, Wake] | None = None
+        """Who a fork is told to be, and under which id, while that is not answered."""
         self._session = self._new_session()
         self._answers: dict[str, Success | Failure] = {}
         self._own = secrets.token_hex(4)
@@ -76,6 +82,35 @@ class Inside:
             async with asyncio.timeout(limit.total_seconds()):
                 await self._dial()
                 return await self._wake(wake)
+
+    async def listen(self) -> None:
+        """Be at the line before a fork's machine is: it finds its host where its template had one."""
+        await self._dial()
+
+    async def tell(self, wake: Wake) -> None:
+        """Say to a fork that stands still who it is: it hears that first when it runs. `woken` waits for its answer."""
+        await self._dial()
+        command = self._command("wake", wake.params())
+        self._told = (command.id, wake)
+        await self._send(command)
+
+    async def woken(self, limit: timedelta) -> str:
+        """The boot_id of a fork that was told who it is. Broken, with its words, if it is not."""
+        if self._told is None:
+            raise Broken(f"{self._name}: ran before it could be told who it is")
+        (id, wake), self._told = self._told, None
+        with self._within("it does not wake", limit):
+            async with asyncio.timeout(limit.total_seconds()):
+                try:
+                    async with asyncio.timeout(_FORK_PATIENCE):
+                        result = await self._answer_to(id)
+                except (_Anew, TimeoutError):
+                    # It has noticed that its host was away, and waits for a session.
+                    if self._link is not None:
+                        await self._begin(self._link)
+                    return await self._wake(wake)
+        self.is_somebody = True
+        return str(result.get("boot_id", ""))
 
     async def hello(self, limit: timedelta) -> Hello:
         """What it says of itself, answered."""
@@ -127,22 +162,24 @@ class Inside:
     async def _dial(self) -> None:
         while self._link is None:
             try:
-                link = await dial_unix(self._path, serial=True)
+                link = await dial_unix(self._path, serial=True, joined=self._is_fork)
             except OSError:
                 # Its process is about to make it.
                 await asyncio.sleep(_DIALS_EVERY)
                 continue
             self._link = link
-            await self._begin(link)
+            if not self._is_fork:
+                await self._begin(link)
 
     async def _begin(self, link: LineLink) -> None:
         """Open a session, whatever was said before."""
+        self._is_fork = False
         self._session = self._new_session()
         self._answers.clear()
         await link.begin()
 
     def _new_session(self) -> Session:
-        return Session(side=Side.SERVER, heartbeat=_QUIET, now=_now(), is_host=True)
+        return Session(side=Side.SERVER, heartbeat=_QUIET, now=_now(), is_host=True, is_parked=self._is_fork)
 
     async def _wake(self, wake: Wake) -> str:
         while True:
@@ -235,12 +272,18 @@ class Inside:
                 return
 
     async def _say(self, command: Command) -> Mapping[str, JSON]:
+        await self._send(command)
+        return await self._answer_to(command.id)
+
+    async def _send(self, command: Command) -> None:
         if self._link is None:
             raise Closed(f"{self._name}: no line")
         await self._link.send(self._session.send_command(command, _now()))
-        while command.id not in self._answers:
+
+    async def _answer_to(self, id: str) -> Mapping[str, JSON]:
+        while id not in self._answers:
             await self._step(anew=True)
-        match self._answers.pop(command.id):
+        match self._answers.pop(id):
             case Success(result=result):
                 return result
             case Failure(msg=msg):
@@ -318,12 +361,12 @@ class Channels:
         self._closing: set[asyncio.Future[None]] = set()
 
     @asynccontextmanager
-    async def inside(self, directory: Path) -> AsyncIterator[Inside]:
+    async def inside(self, directory: Path, *, is_fork: bool = False) -> AsyncIterator[Inside]:
         """The guest of the machine in this directory, while the block runs; its line is kept for a relay if all went
         well and it is somebody.
         """
         await self._drop(directory)
-        guest = Inside(directory / CHANNEL)
+        guest = Inside(directory / CHANNEL, is_fork=is_fork)
         try:
             yield guest
         except BaseException:

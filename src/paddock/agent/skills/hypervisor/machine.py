@@ -8,9 +8,9 @@ import asyncio
 import logging
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from paddock.agent import durable
 from paddock.agent.channel import Carrying, Channel
 from paddock.agent.skills.hypervisor import identities, keys, record
 from paddock.agent.skills.hypervisor.keys import Pair
-from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.parts import Guest, Parts
 from paddock.agent.skills.hypervisor.ports import Card, Plan
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Templates
@@ -27,7 +27,7 @@ from paddock.core.image import kernel_of
 from paddock.core.machine import Start
 from paddock.hands import faults
 from paddock.hands.link import Link
-from paddock.wire.specs import MachineSpec, Peer
+from paddock.wire.specs import MachineSpec, Peer, Wake
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +36,33 @@ BOOT_LIMIT = timedelta(minutes=5)
 WAKE_LIMIT = timedelta(seconds=30)
 FORK_LIMIT = timedelta(seconds=20)
 """From the start of a fork until its agent has answered: one that takes longer is booted instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """What was made for one lease of a machine."""
+
+    host: Pair
+    login: Pair
+
+
+class _Voice:
+    """See ports.Voice. Who it is is said at the last moment: its clock is as late as that is old."""
+
+    def __init__(self, guest: Guest, made: "asyncio.Task[Keys]", identity: Callable[[Keys], Wake]) -> None:
+        self._guest = guest
+        self._made = made
+        self._identity = identity
+        self.said: Wake | None = None
+
+    async def listen(self) -> None:
+        """See Voice."""
+        await self._guest.listen()
+
+    async def speak(self) -> None:
+        """See Voice."""
+        self.said = self._identity(await self._made)
+        await self._guest.tell(self.said)
 
 
 class Machine:
@@ -62,25 +89,30 @@ class Machine:
 
     # Existing
 
-    async def make(self, login: Pair) -> None:
+    async def make(self, login: Awaitable[Pair]) -> None:
         """From nothing to awake: a fork if one is wanted and possible, else booted, which its record says why.
 
         Broken, with nothing of it left but its record, if it cannot be made.
         """
         layer = "" if self.spec.saved else await self._parts.images.ensure(self.spec.image)
         self.keep(replace(self.record, layer=layer, saved=self.spec.saved))
-        host = asyncio.create_task(keys.pair(self.record.machine))
+        made = asyncio.create_task(self._make_keys(login))
         try:
             cards = await self._wire()
-            why = await self._fork(layer, cards, host, login)
+            why = await self._fork(layer, cards, made)
             if why is not None:
-                await self._boot(layer, cards, host, login, why=why)
+                await self._boot(layer, cards, made, why=why)
         finally:
-            host.cancel()
+            made.cancel()
             with suppress(asyncio.CancelledError):
-                await host
+                await made
 
-    async def _fork(self, layer: str, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair) -> str | None:
+    async def _make_keys(self, login: Awaitable[Pair]) -> "Keys":
+        """Its host key and the login key of its environment; programs make them, while others see to the rest."""
+        host, own = await asyncio.gather(keys.pair(self.record.machine), login)
+        return Keys(host=host, login=own)
+
+    async def _fork(self, layer: str, cards: list[Card], made: "asyncio.Task[Keys]") -> str | None:
         """None if it is forked; else why it is not, empty if nobody wants it to be."""
         if self.spec.saved or self.spec.start is not Start.FORK:
             return ""
@@ -92,10 +124,8 @@ class Machine:
             await self._parts.disks.clone(self._templates.volume(template), self.volume)
             plan = await self._plan(cards)
             self._due.set()
-            await self._parts.driver.fork(plan, template)
-            faults.at("hypervisor.forked")
-            async with asyncio.timeout(FORK_LIMIT.total_seconds()):
-                await self._wake(cards, host, login, limit=FORK_LIMIT)
+            async with self._parts.starts, asyncio.timeout(FORK_LIMIT.total_seconds()):
+                await self._run_fork(plan, template, cards, made)
         except (PaddockError, TimeoutError) as exc:
             why = exc.message if isinstance(exc, PaddockError) else f"its fork did not answer within {FORK_LIMIT}"
             _log.warning("a machine is booted instead of forked", extra={**self._fields(), "why": why})
@@ -104,10 +134,10 @@ class Machine:
             self.keep(replace(self.record, template=""))
             return why
         self._templates.touch(template)
-        self._settle(Start.FORK, host.result(), why="")
+        self._settle(Start.FORK, made.result().host, why="")
         return None
 
-    async def _boot(self, layer: str, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair, *, why: str) -> None:
+    async def _boot(self, layer: str, cards: list[Card], made: "asyncio.Task[Keys]", *, why: str) -> None:
         faults.at("hypervisor.booting")
         if self.spec.saved:
             await self._parts.disks.copy(self._parts.layout.saved / self.spec.saved, self.volume)
@@ -115,30 +145,47 @@ class Machine:
             await self._parts.disks.clone(self._parts.images.volume(layer), self.volume, blank=self.spec.disks)
         await self._parts.driver.boot(await self._plan(cards))
         faults.at("hypervisor.booted")
-        await self._wake(cards, host, login, limit=WAKE_LIMIT)
-        self._settle(Start.BOOT, host.result(), why=why)
+        await self._wake(cards, made)
+        self._settle(Start.BOOT, made.result().host, why=why)
 
-    async def _wake(self, cards: list[Card], host: "asyncio.Task[Pair]", login: Pair, *, limit: timedelta) -> None:
-        known = self.record
+    async def _run_fork(self, plan: Plan, template: Path, cards: list[Card], made: "asyncio.Task[Keys]") -> None:
+        """It hears who it is before anything else: what it was frozen in the middle of goes on with that."""
+        async with self._parts.channels.inside(self.directory, is_fork=True) as guest:
+            voice = _Voice(guest, made, lambda keys: self._identity(cards, keys))
+            await self._parts.driver.fork(plan, template, voice=voice)
+            faults.at("hypervisor.forked")
+            await guest.woken(FORK_LIMIT)
+            if voice.said is not None:
+                await self._let_know(voice.said)
+
+    async def _wake(self, cards: list[Card], made: "asyncio.Task[Keys]") -> None:
         async with self._parts.channels.inside(self.directory) as guest:
             await guest.parked(BOOT_LIMIT)
-            wake = identities.of_machine(
-                environment=known.environment,
-                machine=known.machine,
-                fence=known.fence,
-                spec=self.spec,
-                cards=cards,
-                host=await host,
-                login=login,
-                env=dict(self._parts.variables(known.environment, list(_names(self.spec.peers)))),
-                logins=self._parts.logins,
-            )
-            await guest.wake(wake, limit)
-        await self._parts.tell(known.environment, known.machine, wake.authorized_keys)
-        faults.at("hypervisor.woken")
+            wake = self._identity(cards, await made)
+            await guest.wake(wake, WAKE_LIMIT)
+            await self._let_know(wake)
+
+    def _identity(self, cards: list[Card], made: "Keys") -> Wake:
+        known = self.record
+        return identities.of_machine(
+            environment=known.environment,
+            machine=known.machine,
+            fence=known.fence,
+            spec=self.spec,
+            cards=cards,
+            host=made.host,
+            login=made.login,
+            env=dict(self._parts.variables(known.environment, list(_names(self.spec.peers)))),
+            logins=self._parts.logins,
+        )
+
+    async def _let_know(self, wake: Wake) -> None:
+        """Whoever serves its metadata knows the keys of its lease."""
+        await self._parts.tell(self.record.environment, self.record.machine, wake.authorized_keys)
 
     def _settle(self, start: Start, host: Pair, *, why: str) -> None:
         """It is who it is: from here on it is adopted after a crash."""
+        faults.at("hypervisor.woken")
         own = next((nic.address.partition("/")[0] for nic in self.spec.nics if nic.address), "")
         self.keep(
             replace(self.record, stage=Stage.AWAKE, start=start.value, why=why, host_key=host.public, address=own)
@@ -168,12 +215,6 @@ class Machine:
             display=self.spec.display,
             boot=self.spec.boot,
         )
-
-    async def resume(self) -> None:
-        """After the host itself was off its networks and its process are gone: it is powered on from its disks."""
-        if self.record.is_off:
-            return
-        await self._parts.driver.boot(await self._plan(await self._wire()))
 
     # Its buttons
 

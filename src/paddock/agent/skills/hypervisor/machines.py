@@ -77,12 +77,6 @@ class Machines:
             "machine.list": Read(answer=self._list),
         }
 
-    @property
-    def needed(self) -> frozenset[str]:
-        """Digests of the layers, and keys of the templates, that a machine's disks are clones of."""
-        known = [machine.record for machine in self._machines.values()]
-        return frozenset({one.layer for one in known} | {one.template for one in known}) - {""}
-
     async def _in_turn(self, act: Callable[[Call], Awaitable[Outcome]], call: Call) -> Outcome:
         """One thing at a time happens to a machine."""
         async with self._turns.setdefault(_key(call), asyncio.Lock()):
@@ -134,7 +128,7 @@ class Machines:
         self._machines[key] = machine
         try:
             self._hold(key, machine)
-            await machine.make(await self._logins.of(call.environment, call.fence))
+            await machine.make(self._logins.of(call.environment, call.fence))
         except BaseException:
             await asyncio.shield(self._remove(machine))
             raise

@@ -28,6 +28,15 @@ class Guest(Protocol):
     async def wake(self, wake: Wake, limit: timedelta) -> str:
         """It is who it is told to be; its boot_id. Broken, with its words, if it is not."""
 
+    async def listen(self) -> None:
+        """Be at a fork's line before it runs."""
+
+    async def tell(self, wake: Wake) -> None:
+        """Say to a fork that stands still who it is."""
+
+    async def woken(self, limit: timedelta) -> str:
+        """The boot_id of a fork that was told who it is. Broken, with its words, if it is not."""
+
     async def run(self, script: str, *, interpreter: str, env: Mapping[str, str], limit: timedelta) -> int:
         """The exit code of a script that it has run to its end."""
 
@@ -48,8 +57,8 @@ class Images(Protocol):
 class Channels(Protocol):
     """The channels of this host's machines. Real: inside.Channels."""
 
-    def inside(self, directory: Path) -> AbstractAsyncContextManager[Guest]:
-        """The agent in the machine of this directory, to be asked while the block runs."""
+    def inside(self, directory: Path, *, is_fork: bool = False) -> AbstractAsyncContextManager[Guest]:
+        """The agent in the machine of this directory, to be asked while the block runs; a fork's, before it runs."""
 
     async def reach(self, directory: Path) -> Link:
         """A link for a relay: where the machine was woken just now, or a new session."""

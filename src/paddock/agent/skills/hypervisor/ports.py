@@ -115,6 +115,16 @@ class Running:
     """running | paused | off"""
 
 
+class Voice(Protocol):
+    """What a fork hears before it runs. Real: machine.Machine; nobody speaks to one that is forked without it."""
+
+    async def listen(self) -> None:
+        """Its channel can be dialled, and its process is not there yet: who is there now is there when it wakes up."""
+
+    async def speak(self) -> None:
+        """It is restored, and stands still: what is said now is what it hears first."""
+
+
 class Driver(Protocol):
     """Runs virtual machines, each in its directory, in a process that outlives the agent.
 
@@ -133,9 +143,9 @@ class Driver(Protocol):
     async def boot(self, plan: Plan) -> None:
         """Power it on. Idempotent: one that runs is left as it is. Broken, with its last words, if it does not."""
 
-    async def fork(self, plan: Plan, template: Path) -> None:
+    async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         """Run it from the frozen state in `template`, which many forks share and none changes; its disks are clones of
-        the template's. Idempotent like `boot`.
+        the template's. Idempotent like `boot`: one that runs is left as it is, and nothing is said.
         """
 
     async def freeze(self, plan: Plan, template: Path) -> None:

@@ -20,7 +20,7 @@ from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator, St
 from paddock.agent.skills.hypervisor.drivers.qemu.freezing import Frozen
 from paddock.agent.skills.hypervisor.drivers.qemu.process import CHANNEL, CONSOLE, MONITOR, Listening, Processes
 from paddock.agent.skills.hypervisor.drivers.qemu.qmp import Command, Gone, Monitor
-from paddock.agent.skills.hypervisor.ports import Plan, Running
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
 from paddock.core.errors import Broken, Missing, PaddockError, Refused
 from paddock.core.machine import uniform
 from paddock.hands.trees import Identity
@@ -72,11 +72,12 @@ class Qemu:
         if not await self._is_wanted(plan):
             return
         async with self._starting(plan):
-            self._spawn(plan, accelerator, uuid=process.identity_of(plan.directory, plan.name))
+            with Listening(plan.directory) as sockets:
+                self._spawn(plan, accelerator, sockets, uuid=process.identity_of(plan.directory, plan.name))
             async with self._monitor(plan) as monitor:
                 await monitor.greet(limit=_UP)
 
-    async def fork(self, plan: Plan, template: Path) -> None:
+    async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         """Run it from a template's state. It keeps the template's UUID, which is in its memory, at its next boots too:
         an agent inside that found another one would believe that it was copied.
         """
@@ -88,11 +89,16 @@ class Qemu:
             with ExitStack() as given:
                 state = os.open(template / freezing.STATE, os.O_RDONLY | os.O_CLOEXEC)
                 given.callback(os.close, state)
-                self._spawn(plan, accelerator, uuid=frozen.uuid, memory=template / command.MEMORY, state=state)
+                sockets = given.enter_context(Listening(plan.directory))
+                if voice is not None:
+                    await voice.listen()
+                self._spawn(plan, accelerator, sockets, uuid=frozen.uuid, memory=template / command.MEMORY, state=state)
             async with self._monitor(plan) as monitor:
                 await monitor.ask_all(freezing.restoring(state), limit=_UP)
                 if freezing.status_of(await monitor.event(freezing.is_over, limit=_UP)) != "completed":
                     raise Broken(f"{plan.name}: its memory and devices cannot be restored")
+                if voice is not None:
+                    await voice.speak()
                 await monitor.ask("cont")
 
     async def _is_wanted(self, plan: Plan) -> bool:
@@ -103,34 +109,40 @@ class Qemu:
         if self._processes.find(plan.directory, plan.name) is not None:
             await self._processes.end(plan.directory, plan.name)
         await self._processes.left(plan.directory, plan.name)
+        plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return True
 
     def _spawn(
-        self, plan: Plan, accelerator: Accelerator, *, uuid: str, memory: Path | None = None, state: int | None = None
+        self,
+        plan: Plan,
+        accelerator: Accelerator,
+        sockets: Listening,
+        *,
+        uuid: str,
+        memory: Path | None = None,
+        state: int | None = None,
     ) -> None:
-        plan.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         kernel, initrd = kernels.lean(self._root, plan)
         plan = replace(plan, kernel=kernel, initrd=initrd)
         if plan.is_template:
             (plan.directory / command.MEMORY).unlink(missing_ok=True)
-        with Listening(plan.directory) as sockets:
-            start = Start(
-                accelerator=accelerator,
-                uuid=uuid,
-                monitor=sockets[MONITOR],
-                channel=sockets[CHANNEL],
-                console=sockets[CONSOLE],
-                memory=memory,
-            )
-            self._processes.start(
-                plan.directory,
-                plan.name,
-                command.command(plan, start),
-                sockets,
-                plan.environment,
-                files=[] if state is None else [state],
-                uuid=uuid,
-            )
+        start = Start(
+            accelerator=accelerator,
+            uuid=uuid,
+            monitor=sockets[MONITOR],
+            channel=sockets[CHANNEL],
+            console=sockets[CONSOLE],
+            memory=memory,
+        )
+        self._processes.start(
+            plan.directory,
+            plan.name,
+            command.command(plan, start),
+            sockets,
+            plan.environment,
+            files=[] if state is None else [state],
+            uuid=uuid,
+        )
 
     @asynccontextmanager
     async def _starting(self, plan: Plan) -> AsyncIterator[None]:
