@@ -94,7 +94,7 @@ def _house() -> Iterator[House]:
     one = f"{{name: one, image: debian, memory: {_GUEST}MiB}}"
     with place.place() as house:
         house.host = HOST
-        house.program = (
+        house.host_program = (
             *("-m", "paddock.agent", "run", "--skills", "hypervisor"),
             *("--hypervisor", f"storage={_hypervisor()}"),
         )

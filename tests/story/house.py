@@ -64,7 +64,7 @@ class House:
         self.agent: subprocess.Popen[bytes] | None = None
         self.url = ""
         self.host = HOST
-        self.program: tuple[str, ...] = ("-m", "paddock.agent", "run")
+        self.host_program: tuple[str, ...] = ("-m", "paddock.agent", "run")
         """What Python runs as the host's agent, and its first words."""
         self._port = 0
         self._faults: Mapping[str, str] = {}
@@ -122,7 +122,7 @@ class House:
         """Start the host's agent, enrolled at its first start."""
         log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
-        argv = [sys.executable, *self.program, "--server", websocket, "--state", str(self.agent_state)]
+        argv = [sys.executable, *self.host_program, "--server", websocket, "--state", str(self.agent_state)]
         argv += ["--cloud", "none"]
         if not (self.agent_state / identity.FILE).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")

@@ -31,7 +31,7 @@ LAB = (
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[House]:
     with house(tmp_path) as built:
-        built.program = ("-m", "tests.story.paper", "host", "run", "--skills", "hypervisor")
+        built.host_program = ("-m", "tests.story.paper", "host", "run", "--skills", "hypervisor")
         disk = tmp_path / "base.raw"
         disk.write_bytes(bytes(1 << 20))
         yield built
@@ -179,7 +179,8 @@ def test_a_kill_while_disks_are_kept_keeps_them_once(lab: House, point: str) -> 
     assert running(lab) == []
     (saved,) = (hypervisor(lab) / "saved").iterdir()
     asked = lab.post(f"environments/{held}/fork", ttl=3600)
-    forked = lab.until(lambda: lab.tended() and lab.granted(asked["id"]), "they are brought up again", limit=120)
+    lab.tend()
+    forked = lab.granted(asked["id"])
     assert forked["environment"] != held
     assert [one["start"] for one in owned(lab)] == ["boot"]
     lab.post(f"environments/{held}/release")
