@@ -67,6 +67,14 @@ async def test_it_is_who_its_host_says_and_says_hello_on_the_same_line(guest: Pa
     await inside.close()
 
 
+async def test_its_first_hello_has_the_addresses_that_it_was_given(guest: Parked) -> None:
+    """Its cards come up a moment later."""
+    guest.start()
+    inside = await _woken(guest, macs=(MAC,), addresses=("192.168.80.10/24",))
+    assert (await inside.hello(LIMIT)).facts.addresses == ("192.168.80.10",)
+    await inside.close()
+
+
 async def test_entropy_comes_first_and_all_is_flushed_before_it_is_anybody(guest: Parked) -> None:
     guest.start()
     inside = await _woken(guest)

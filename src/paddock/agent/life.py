@@ -39,6 +39,8 @@ class Life:
         self.settled = asyncio.Event()
         """The machine is whole. Cleared for as long as a woken one still gets its cards and services."""
         self.settled.set()
+        self.addresses: tuple[str, ...] | None = None
+        """Those that its host gave it, where one did; its cards may not have them yet. None: whoever asks looks."""
         self.capacity: Callable[[], Size | None] = lambda: None
         """What machines may have of this host; set by the skill that makes them from images."""
         self._boot = boot_id()

@@ -187,6 +187,7 @@ class Berth:
             raise AssertionError("a parked agent has a blank ledger")
         self.record = waking.apply(wake, rootfs=chosen.rootfs, state=chosen.state, ledger=ledger, kernel=self._kernel)
         self._life.wake_id = wake.wake_id
+        self._life.addresses = tuple(address.partition("/")[0] for address in wake.addresses if address)
 
     # Woken
 

@@ -4,6 +4,7 @@ Effects: none.
 """
 
 import fcntl
+import functools
 import os
 import platform
 import shutil
@@ -69,7 +70,7 @@ def deeds(place: Place) -> Mapping[str, Deed]:
 
 def facts(place: Place) -> Facts:
     """What hello says of the machine."""
-    own = (place.address,) if place.address else ()
+    own = (place.address,) if place.address else place.life.addresses
     cloud = place.cloud()
     return Facts(
         cloud=cloud.name,
@@ -77,7 +78,7 @@ def facts(place: Place) -> Facts:
         hostname=place.machine or _printable(socket.gethostname()) or "localhost",
         arch=platform.machine(),
         os=_system(),
-        addresses=own or tuple(dict.fromkeys((*addresses(), *cloud.addresses)))[:_MOST],
+        addresses=own if own is not None else tuple(dict.fromkeys((*addresses(), *cloud.addresses)))[:_MOST],
         capacity=place.life.capacity(),
     )
 
@@ -170,6 +171,7 @@ def _addresses6() -> dict[str, list[str]]:
     return found
 
 
+@functools.cache
 def _system() -> str:
     with suppress(OSError):
         return _printable(platform.freedesktop_os_release().get("PRETTY_NAME", "")) or platform.system()
