@@ -18,7 +18,7 @@ from paddock.core.variables import PREFIX
 from paddock.settings.problems import show
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4}
 EXPRESSION_MAX = 200
 """Characters of a regular expression."""
 REPETITIONS_MAX = 3
@@ -41,7 +41,7 @@ def parse_duration(value: object) -> timedelta:
 
 def parse_size(value: object) -> int:
     """`512MiB` as bytes; `ValueError` with the fact otherwise."""
-    found = re.fullmatch(r"([0-9]{1,12})(B|KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,12})(B|KiB|MiB|GiB|TiB)", value) if isinstance(value, str) else None
     if not found:
         raise ValueError(f"{show(value)} is not a size like 64KiB, 512MiB or 2GiB")
     return int(found[1]) * BYTES[found[2]]
@@ -315,7 +315,7 @@ Age = Annotated[timedelta, BeforeValidator(_between("1s", "3650d")), WithJsonSch
 Size = Annotated[
     int,
     BeforeValidator(parse_size),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB)$"}),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(B|KiB|MiB|GiB|TiB)$"}),
 ]
 Listen = Annotated[str, BeforeValidator(_listen)]
 Url = Annotated[str, BeforeValidator(_url)]
