@@ -47,6 +47,16 @@ async def test_the_keeper_is_named_in_the_directory_before_anybody_may_open_its_
     await held.ended()
 
 
+@pytest.mark.parametrize("content", [b"", bytes(100)])
+def test_a_power_cut_leaves_a_record_that_names_nobody(content: bytes, tmp_path: Path) -> None:
+    """A name without content, or with blocks that were never written: as file systems leave what was not synced."""
+    (tmp_path / "keeper").write_bytes(content)
+    assert read_keeper(tmp_path) is None
+    (tmp_path / "keeper").write_text("half of a rec")
+    with pytest.raises(Broken, match="no keeper's record"):
+        read_keeper(tmp_path)
+
+
 async def test_an_agent_that_dies_before_the_gate_has_run_nothing(
     launcher: Launcher, agent: Agent, tmp_path: Path
 ) -> None:

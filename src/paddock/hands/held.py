@@ -157,7 +157,10 @@ def read_keeper(directory: Path) -> Identity | None:
     """Who was made to hold this directory's task, living or dead; None if nobody was in this boot of the machine."""
     path = directory / keeper.RECORD
     try:
-        record = json.loads(path.read_bytes())
+        told = path.read_bytes()
+        if not told.strip(b"\0"):
+            return None  # its name appears with all of it: only a power cut takes that away again
+        record = json.loads(told)
         if record["boot_id"] != keeper.boot_id():
             return None
         return Identity(pid=record["pid"], started=record["started"])

@@ -265,11 +265,21 @@ async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(ri
     (rig.directory() / "disks" / "system").write_text("what happened")
     await rig.ask("machine.save", saved="lab-1.one", most=1 << 20)
     assert not rig.host.machines
+    assert any(call.startswith("power") and call.endswith("shutdown") for call in rig.driver.calls), (
+        "what it wrote last is on its disks"
+    )
     result = await rig.ask("machine.build", environment="lab-2", spec=spec(environment="lab-2", saved="lab-1.one"))
     assert result["start"] == "boot"
     assert (rig.directory("lab-2") / "disks" / "system").read_text() == "what happened"
     await rig.ask("machine.forget", saved="lab-1.one")
     assert not (rig.root / "saved" / "lab-1.one").exists()
+
+
+async def test_the_disks_of_a_machine_that_does_not_hear_are_kept(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    rig.driver.misbehave("power", Woe.FAIL)
+    await rig.ask("machine.save", saved="lab-1.one", most=1 << 20)
+    assert not rig.host.machines
 
 
 async def test_disks_that_take_more_than_is_allowed_are_not_kept(rig: Rig) -> None:

@@ -36,6 +36,8 @@ BOOT_LIMIT = timedelta(minutes=5)
 WAKE_LIMIT = timedelta(seconds=30)
 FORK_LIMIT = timedelta(seconds=20)
 """From the start of a fork until its agent has answered: one that takes longer is booted instead."""
+OFF_LIMIT = timedelta(seconds=60)
+"""From the press of the button until it is off, before its disks are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +244,7 @@ class Machine:
     async def save(self, name: str, most: int) -> int:
         """Keep copies of its disks, switched off first; their bytes. Broken if they take more than `most`."""
         disks, place = self._parts.disks, self._parts.layout.saved / name
-        await self._parts.driver.end(self.directory, self.record.name)
+        await self._go_off()
         if not place.exists():
             own = (await disks.usage(self.volume)).own
             if most and own > most:
@@ -255,6 +257,15 @@ class Machine:
             await asyncio.to_thread(_name, making, place)
             faults.at("hypervisor.saved")
         return (await disks.usage(place)).own
+
+    async def _go_off(self) -> None:
+        """As one asks for it: what was written last is not on its disks yet. One that does not hear is cut off."""
+        plan = await self._plan([])
+        with suppress(PaddockError, TimeoutError):
+            async with asyncio.timeout(OFF_LIMIT.total_seconds()):
+                await self._parts.driver.power(plan, "shutdown")
+                await self._parts.driver.wait_off(plan)
+        await self._parts.driver.end(self.directory, self.record.name)
 
     async def destroy(self) -> None:
         """Nothing of it is left, its record included. Idempotent."""
