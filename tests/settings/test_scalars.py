@@ -22,7 +22,8 @@ def test_anything_else_is_no_duration(wrong):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("5B", 5), ("64KiB", 65536), ("512MiB", 512 * 2**20), ("2GiB", 2 * 2**30), ("4TiB", 4 * 2**40)]
+    ("text", "expected"),
+    [("5B", 5), ("64KiB", 65536), ("512MiB", 512 * 2**20), ("2GiB", 2 * 2**30), ("4TiB", 4 * 2**40)],
 )
 def test_a_size_is_bytes(text, expected):
     assert parse_size(text) == expected
