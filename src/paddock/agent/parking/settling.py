@@ -19,7 +19,8 @@ _log = logging.getLogger(__name__)
 
 SUBJECT = "wake"
 _COMES_WITHIN = 15.0
-_NAMED_WITHIN = 3.0
+_NAMED_WITHIN = 20.0
+"""Until udev has given a card its name: one that is up before keeps another one than its siblings have."""
 _LOOK_EVERY = 0.02
 
 
