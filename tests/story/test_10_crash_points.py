@@ -146,7 +146,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         (
             *("waking.begun", "waking.seeded", "waking.named", "waking.keyed", "waking.listed", "waking.stamped"),
-            *("waking.synced", "waking.recorded", "waking.answered", "settling.begun", "settling.done"),
+            *("waking.recorded", "waking.answered", "settling.begun", "settling.flushed", "settling.done"),
         ),
         "../agent/test_parking.py::test_a_death_in_the_middle_of_a_wake_is_made_up_for_by_the_same_wake",
     ),

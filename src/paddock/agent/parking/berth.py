@@ -73,6 +73,7 @@ class Berth:
         inherited = Inherited.take(life.environment)
         self._settings = chosen
         self._life = life
+        self._boot = boot_id()
         self._kernel: Kernel = of(chosen.rootfs)
         self._answer = inherited.answer if inherited is not None else ""
         self._ledger: Ledger | None = None
@@ -106,6 +107,12 @@ class Berth:
             await leaving.finish(chosen, self._kernel)
             prepare(chosen)
         self.record = record.load(chosen.state)
+        if self.record is not None and not self.record.is_whole(self._boot):
+            # A power cut found it before it had settled: what is on its disk may be half of it.
+            leaving.begin(chosen.state, power_off=False)
+            await leaving.finish(chosen, self._kernel)
+            prepare(chosen)
+            self.record = None
         if self.record is not None:
             self._life.wake_id = self.record.wake_id
             self.woken.set()
@@ -123,7 +130,9 @@ class Berth:
             said = parse(encode(Command(id="wake-0", method="wake", params=_anybody().params())))
             if not isinstance(said, Command):
                 raise AssertionError("a wake is a command")
-            waking.apply(_read(said), rootfs=scratch, state=scratch, ledger=ledger, kernel=Paper(scratch))
+            waking.apply(
+                _read(said), rootfs=scratch, state=scratch, ledger=ledger, kernel=Paper(scratch), boot=self._boot
+            )
             encode(Command(id="hello-0", method="hello", params=hello().params()))
             await launcher.warm(scratch / "task")
         finally:
@@ -185,7 +194,9 @@ class Berth:
         chosen, ledger = self._settings, self._ledger
         if ledger is None:
             raise AssertionError("a parked agent has a blank ledger")
-        self.record = waking.apply(wake, rootfs=chosen.rootfs, state=chosen.state, ledger=ledger, kernel=self._kernel)
+        self.record = waking.apply(
+            wake, rootfs=chosen.rootfs, state=chosen.state, ledger=ledger, kernel=self._kernel, boot=self._boot
+        )
         self._life.wake_id = wake.wake_id
         self._life.addresses = tuple(address.partition("/")[0] for address in wake.addresses if address)
 

@@ -1,4 +1,4 @@
-"""The second step of a wake: cards that came unnoticed, services that begin anew.
+"""The second step of a wake: a flush, cards that came unnoticed, services that begin anew.
 
 Effects: idempotent; that it is done is recorded for this boot. No command that changes anything begins before.
 """
@@ -38,6 +38,8 @@ class Settling:
         if woken.settled_in == boot:
             return
         faults.at("settling.begun")
+        await asyncio.to_thread(self.kernel.sync)
+        faults.at("settling.flushed")
         wrong = await self._join(woken)
         if woken.restart and not woken.settled_in:
             # After a reboot they have begun anew by themselves.

@@ -63,8 +63,12 @@ def check(wake: Wake) -> None:
         _match(_SERVICE, service, f"restart[{index}]")
 
 
-def apply(wake: Wake, *, rootfs: Path, state: Path, ledger: Ledger, kernel: Kernel) -> Record:
-    """Be who the wake says. OSError or Unwritable if that cannot be: then it is still nobody."""
+def apply(wake: Wake, *, rootfs: Path, state: Path, ledger: Ledger, kernel: Kernel, boot: str) -> Record:
+    """Be who the wake says. OSError or Unwritable if that cannot be: then it is still nobody.
+
+    Nothing is flushed: that takes a fork a quarter of its time. When the machine settles it is, and nothing is done
+    before that.
+    """
     faults.at("waking.begun")
     kernel.seed(wake.entropy)
     seed(wake.entropy)
@@ -79,11 +83,8 @@ def apply(wake: Wake, *, rootfs: Path, state: Path, ledger: Ledger, kernel: Kern
     faults.at("waking.listed")
     ledger.stamp({wake.environment: wake.fence})
     faults.at("waking.stamped")
-    # One flush for all of it, before the record that says it is there.
-    kernel.sync()
-    faults.at("waking.synced")
-    woken = Record.of(wake)
-    record.save(state, woken)
+    woken = Record.of(wake, boot=boot)
+    record.save(state, woken, is_flushed=False)
     faults.at("waking.recorded")
     return woken
 
