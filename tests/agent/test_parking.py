@@ -335,7 +335,7 @@ async def test_services_stand_still_from_the_answer_to_the_park_until_the_hello(
     await inside.park(LIMIT)
     assert guest.told[-2:] == ["sync", "hold"]
     await inside.wake(wake("wake-2"), LIMIT)
-    assert guest.told[-1] == "sync"
+    assert guest.told[-1] == "name web-1"
     assert guest.told.index("hold") < guest.told.index("seed 64", guest.told.index("hold"))
     assert await _out(inside, "echo ran") == "ran\n"
     after = guest.told[guest.told.index("hold") :]
