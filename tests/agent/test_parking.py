@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from paddock.agent.ledger import Ledger
+from paddock.agent.parking import cards
 from paddock.agent.skills.hypervisor.inside import Inside
 from paddock.core.errors import Broken
 from paddock.hands import links
@@ -548,3 +549,14 @@ async def test_a_blank_ledger_is_nobodys_until_it_is_stamped(tmp_path: Path) -> 
     again = Ledger.open(tmp_path / "ledger")
     assert (again.id, again.fence("e")) == (blank.id, 8)
     await again.close()
+
+
+def test_a_card_is_named_once_udev_is_done_with_it(tmp_path: Path) -> None:
+    assert cards.is_named(tmp_path, 2), "nobody names cards here"
+    (tmp_path / "run/udev/data").mkdir(parents=True)
+    (tmp_path / "run/udev/control").touch()
+    assert not cards.is_named(tmp_path, 2), "udev has not seen it"
+    (tmp_path / "run/udev/data/n2").write_text("E:ID_NET_DRIVER=virtio_net\nE:ID_RENAMING=1\nG:systemd\n")
+    assert not cards.is_named(tmp_path, 2), "it is about to be named"
+    (tmp_path / "run/udev/data/n2").write_text("E:ID_NET_DRIVER=virtio_net\nG:systemd\n")
+    assert cards.is_named(tmp_path, 2)

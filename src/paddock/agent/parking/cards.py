@@ -31,8 +31,16 @@ def found(rootfs: Path) -> Mapping[str, int]:
 
 
 def is_named(rootfs: Path, card: int) -> bool:
-    """Whether udev, where there is one, is done with it: a card that is up already keeps a name that it should not."""
-    return not (rootfs / "run/udev/control").exists() or (rootfs / f"run/udev/data/n{card}").exists()
+    """Whether udev, where there is one, is done with it: a card that is up already keeps a name that it should not.
+
+    What udev knows of a card it writes down before it gives it its name, too.
+    """
+    if not (rootfs / "run/udev/control").exists():
+        return True
+    try:
+        return "E:ID_RENAMING=1" not in (rootfs / f"run/udev/data/n{card}").read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return False
 
 
 def join(card: int, address: str) -> None:
