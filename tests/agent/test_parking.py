@@ -204,6 +204,7 @@ async def test_woken_it_says_hello_at_once_when_it_is_begun_again(guest: Parked)
     guest.start()
     inside = await _woken(guest)
     ledger = (await inside.hello(LIMIT)).ledger
+    await _out(inside, "true")  # by then it has settled
     guest.kill()
     told = len(guest.told)
     guest.start()
