@@ -88,6 +88,11 @@ class Parked:
         file = self.root / "run/paddock/told"
         return file.read_text().splitlines() if file.exists() else []
 
+    @property
+    def heard(self) -> Path:
+        """What it was told to be, until it has settled."""
+        return self.root / "run/paddock/wake"
+
     def text(self, path: str) -> str:
         return (self.root / path).read_text()
 

@@ -417,13 +417,18 @@ async def test_whoever_reads_the_ledger_keeps_nobody_waiting(
 
 
 @pytest.mark.slow
-async def test_a_blank_one_is_stamped_while_somebody_looks_at_it(tmp_path: Path) -> None:
+async def test_a_blank_one_becomes_somebodys_while_somebody_looks_at_it(tmp_path: Path) -> None:
     """The watchdog's look is a transaction of the writer's thread; a fork may begin in the middle of one."""
     for number in range(30):
         ledger = Ledger.blank(tmp_path / f"ledger-{number}")
         looks = [asyncio.ensure_future(ledger.find("")) for _ in range(50)]
         await asyncio.sleep(0)
-        ledger.stamp({"lab-1": 7})
-        assert (ledger.id != "", ledger.fence("lab-1")) == (True, 7)
+        ledger.become("ledger-wake", {"lab-1": 7})
+        assert (ledger.id, ledger.fence("lab-1")) == ("ledger-wake", 7)
         await asyncio.gather(*looks)
+        assert ledger.fence("lab-1") == 7
+        await ledger.stamp()
         await ledger.close()
+        again = Ledger.open(tmp_path / f"ledger-{number}")
+        assert (again.id, again.fence("lab-1")) == ("ledger-wake", 7)
+        await again.close()

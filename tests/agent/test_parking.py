@@ -1,7 +1,6 @@
 """A guest that is parked: woken once, as somebody, at once; and nobody again when its host says so."""
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -24,10 +23,11 @@ pytestmark = pytest.mark.slow
 
 SHELL = "/bin/sh -e"
 WAKING = (
-    *("waking.begun", "waking.seeded", "waking.named", "waking.keyed", "waking.listed", "waking.stamped"),
-    *("waking.recorded", "waking.answered", "settling.begun", "settling.flushed", "settling.done"),
+    *("waking.begun", "waking.seeded", "waking.heard", "settling.named", "settling.keyed", "settling.listed"),
+    *("waking.answered", "settling.begun", "settling.stamped", "settling.flushed", "settling.recorded"),
+    "settling.done",
 )
-REHEARSED = frozenset(WAKING[:7])
+REHEARSED = frozenset(WAKING[:6])
 """Points that each parked process passes once before: it rehearses a wake."""
 PARKING = (
     *("parking.marking", "parking.marked", "parking.nobody", "parking.ended", "parking.emptied", "parking.cleaned"),
@@ -63,6 +63,7 @@ async def test_it_is_who_its_host_says_and_says_hello_on_the_same_line(guest: Pa
     assert (hello.agent, hello.token, hello.boot_id) == (None, None, f"{boot_id()}+wake-1")
     assert hello.fences == {"lab-7": 41}
     assert hello.ledger.startswith("ledger-")
+    await _out(inside, "true")  # by then it has settled
     found = guest.record
     assert found is not None
     assert (found.environment, found.machine, found.fence, found.wake_id) == ("lab-7", "web", 41, "wake-1")
@@ -82,29 +83,51 @@ async def test_entropy_comes_first_and_all_is_flushed_before_anything_is_done(gu
     inside = await _woken(guest)
     assert guest.told[:4] == ["let go", "seed 64", "clock 2026-11-20T12:00:00+00:00", "name web-1"]
     assert "sync" in (await _out(inside, f"cat {guest.root}/run/paddock/told")).splitlines()
+    assert guest.record is not None
+    assert not guest.heard.exists(), "what it was told is not kept twice"
     await inside.close()
 
 
-async def test_a_wake_that_a_power_cut_found_before_it_was_flushed_is_none(guest: Parked) -> None:
-    guest.start()
-    inside = await _woken(guest)
-    await _out(inside, "true")
+@pytest.mark.parametrize("point", ["waking.answered", "settling.listed:2", "settling.flushed"])
+async def test_a_wake_that_a_power_cut_found_before_it_was_recorded_is_none(guest: Parked, point: str) -> None:
+    guest.start(fault=point)
+    inside = await _woken(guest, macs=(MAC,), addresses=("192.168.80.10/24",))
+    await guest.died()
     await inside.close()
-    guest.kill()
-    file = guest.state / "woken.json"
-    told = json.loads(file.read_text())
-    file.write_text(json.dumps({**told, "settled_in": "", "woken_in": "another boot"}))
+    of_another_boot = guest.heard.read_text().replace(boot_id(), "another boot")
+    guest.heard.write_text(of_another_boot)
     guest.start()
     inside = guest.inside()
     await inside.parked(LIMIT)
     assert guest.record is None
+    card(guest.root, 2, MAC)
+    await inside.wake(wake("wake-2", hostname="web-2", host_keys={}), LIMIT)
+    assert await _out(inside, "echo ran") == "ran\n"
+    assert guest.text("etc/hostname") == "web-2\n"
+    assert "web-1" not in guest.text("etc/hosts"), "what half of a wake has left is not the next one's"
+    await inside.park(LIMIT)
     assert not (guest.root / "etc/ssh/ssh_host_ed25519_key").exists()
+    await inside.close()
+
+
+async def test_half_of_what_was_heard_is_nothing(guest: Parked) -> None:
+    guest.start(fault="waking.answered")
+    inside = await _woken(guest)
+    await guest.died()
+    await inside.close()
+    guest.heard.write_text(guest.heard.read_text()[:-40])
+    guest.start()
+    inside = guest.inside()
+    await inside.parked(LIMIT)
+    await inside.wake(wake("wake-2"), LIMIT)
     await inside.close()
 
 
 async def test_what_tells_it_from_others_is_on_its_disk(guest: Parked) -> None:
     guest.start()
+    card(guest.root, 2, MAC)
     inside = await _woken(guest, macs=(MAC,), addresses=("192.168.80.10/24",))
+    await _out(inside, "true")  # by then it has settled
     assert guest.text("etc/hostname") == "web-1\n"
     assert guest.text("etc/machine-id") == "0123456789abcdef0123456789abcdef\n"
     assert guest.text("etc/ssh/ssh_host_ed25519_key") == "a private key\n"
@@ -174,17 +197,35 @@ async def test_a_wake_that_cannot_be_meant_is_refused_before_anything_is_touched
     await inside.close()
 
 
-async def test_what_cannot_be_written_leaves_it_parked_and_says_why(guest: Parked) -> None:
-    (guest.root / "etc/ssh").write_text("not a directory\n")
+async def test_what_cannot_be_kept_leaves_it_parked_and_says_why(guest: Parked) -> None:
     guest.start()
     inside = guest.inside()
     await inside.parked(LIMIT)
-    with pytest.raises(Broken, match=r"wake: .*etc/ssh.*: (Not a directory|File exists)"):
+    guest.heard.mkdir()
+    with pytest.raises(Broken, match=r"wake: .*run/paddock/wake: Is a directory"):
         await inside.wake(wake(), LIMIT)
+    guest.heard.rmdir()
+    await inside.wake(wake(), LIMIT)
+    await _out(inside, "true")
+    assert guest.record is not None
+    await inside.close()
+
+
+async def test_what_cannot_be_written_is_an_alert_and_is_tried_again(guest: Parked) -> None:
+    guest.start()
+    inside = guest.inside()
+    await inside.parked(LIMIT)
+    (guest.root / "etc/ssh").write_text("not a directory\n")
+    await inside.wake(wake(), LIMIT)
+    assert await _out(inside, "echo ran") == "ran\n", "it is there all the same"
+    assert "etc/ssh" in (guest.state / "alerts").read_text()
     assert guest.record is None
     (guest.root / "etc/ssh").unlink()
-    await inside.wake(wake(), LIMIT)
+    guest.kill()
+    guest.start()
+    assert await _out(inside, "echo ran") == "ran\n"
     assert guest.record is not None
+    assert guest.text("etc/ssh/ssh_host_ed25519_key") == "a private key\n"
     await inside.close()
 
 
@@ -196,6 +237,7 @@ async def test_it_is_woken_once(guest: Parked) -> None:
     assert again == {"boot_id": f"{boot_id()}+wake-1"}, "the answer may have got lost: the same is answered again"
     with pytest.raises(Broken, match="wake: is not parked, it is lab-7/web"):
         await inside._ask("wake", wake("wake-2", hostname="other").params())
+    await _out(inside, "true")
     assert guest.text("etc/hostname") == "web-1\n"
     await inside.close()
 
@@ -541,9 +583,8 @@ async def test_a_blank_ledger_is_nobodys_until_it_is_stamped(tmp_path: Path) -> 
     await before.close()
     blank = Ledger.blank(tmp_path / "ledger")
     assert blank.id == ""
-    blank.stamp({"e": 7})
-    assert blank.id.startswith("ledger-")
-    assert blank.id != former
+    blank.become("ledger-wake-1", {"e": 7})
+    assert blank.id == "ledger-wake-1" != former
     assert blank.fence("e") == 7
     await blank.raise_fences({"e": 8})
     await blank.close()

@@ -145,8 +145,9 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
-            *("waking.begun", "waking.seeded", "waking.named", "waking.keyed", "waking.listed", "waking.stamped"),
-            *("waking.recorded", "waking.answered", "settling.begun", "settling.flushed", "settling.done"),
+            *("waking.begun", "waking.seeded", "waking.heard", "waking.answered", "settling.begun", "settling.named"),
+            *("settling.keyed", "settling.listed", "settling.stamped", "settling.flushed", "settling.recorded"),
+            "settling.done",
         ),
         "../agent/test_parking.py::test_a_death_in_the_middle_of_a_wake_is_made_up_for_by_the_same_wake",
     ),

@@ -206,7 +206,7 @@ class Agent:
                 speaking = group.create_task(self._speak(worker, self._greeting, place, server))
                 living = group.create_task(self._live_on(ledger))
                 if self._berth is not None:
-                    await self._become_somebody(self._berth, group)
+                    await self._become_somebody(self._berth, ledger, group)
                 pruning = group.create_task(self._prune(ledger))
                 guarding = group.create_task(ledger.guard())
                 looking = group.create_task(self._look_around())
@@ -255,7 +255,7 @@ class Agent:
         else:
             self._kept.append(group.create_task(keep(name, duty)))
 
-    async def _become_somebody(self, parked: "Berth", group: asyncio.TaskGroup) -> None:
+    async def _become_somebody(self, parked: "Berth", ledger: Ledger, group: asyncio.TaskGroup) -> None:
         """Return once it was woken, or is to end; what is done beside begins then, after its hello."""
         was_parked = parked.record is None
         # Waits for: a wake, the end.
@@ -270,7 +270,7 @@ class Agent:
         for name, duty in self._duties:
             self._keep(group, name, duty)
         self._duties.clear()
-        self._kept.append(group.create_task(parked.settle(self._alerts)))
+        self._kept.append(group.create_task(parked.settle(ledger, self._alerts)))
 
     def _carrying(self, ledger: Ledger, server: Server | None) -> Carrying | None:
         if server is None or self._settings.line:

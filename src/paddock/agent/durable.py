@@ -14,22 +14,17 @@ from paddock.wire.framing import JSON
 _log = logging.getLogger(__name__)
 
 
-def write(path: Path, value: JSON, *, is_flushed: bool = True) -> None:
-    """Make it hold this value, for its owner alone; its directory is made at need. After an OSError it is as it was.
-
-    One that is not flushed outlives this process, and not a power cut: the caller sees to that, or to what comes then.
-    """
+def write(path: Path, value: JSON) -> None:
+    """Make it hold this value, for its owner alone; its directory is made at need. After an OSError it is as it was."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.new")
     handle = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(value, file, separators=(",", ":"))
         file.flush()
-        if is_flushed:
-            os.fsync(file.fileno())
+        os.fsync(file.fileno())
     draft.rename(path)
-    if is_flushed:
-        sync(path.parent)
+    sync(path.parent)
 
 
 def read(path: Path) -> JSON:

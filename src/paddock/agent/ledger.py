@@ -109,63 +109,50 @@ class Ledger:
         self._logged_since: float | None = time.monotonic()
         """What was written since then is in the log; at first, what the last process has left there."""
         self._waiting: queue.SimpleQueue[_Step[Any] | None] = queue.SimpleQueue()
-        self._turn = threading.Lock()
-        """Held by who writes: the thread, or who stamps a blank one. A fork may begin in the middle of a commit."""
         self.id = _name(connection)
-        """Empty until a blank one is stamped."""
+        """Empty while it is nobody's."""
+        self._owed: Mapping[str, int] | None = None
+        """The first fences of one that was told its name, which is still to be written."""
         self._numbers, self._fences = _mirror(connection)
         self._writer = threading.Thread(target=self._write_on, name="ledger", daemon=True)
         self._writer.start()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open or make it. One that is corrupt is renamed and a new one begun: nothing is guessed from its rest."""
+    def open(cls, path: Path, *, name: str = "") -> Self:
+        """Open or make it. One that is corrupt is renamed and a new one begun: nothing is guessed from its rest.
+
+        `name` is what one without a name is called; else it gets a new one.
+        """
         set_aside, why = None, ""
         try:
-            connection = _open(path)
+            connection = _open(path, name=name)
         except sqlite3.DatabaseError as exc:
             # OperationalError is a full disk or a missing right: the file may be sound.
             if isinstance(exc, sqlite3.OperationalError) or not path.exists():
                 raise Broken(f"{path}: {exc}") from exc
             set_aside, why = _put_aside(path), str(exc)
-            connection = _open(path)
+            connection = _open(path, name="")
         return cls(path, connection=connection, set_aside=set_aside, why=why)
 
     @classmethod
     def blank(cls, path: Path) -> Self:
-        """A new one without a name, whatever was there: `stamp` makes it somebody's."""
+        """A new one without a name, whatever was there: `become` makes it somebody's."""
         for one in (path, *(path.with_name(path.name + suffix) for suffix in _BESIDE)):
             with suppress(FileNotFoundError):
                 one.unlink()
         try:
-            return cls(path, connection=_open(path, is_named=False))
+            return cls(path, connection=_open(path, name=None))
         except sqlite3.DatabaseError as exc:
             raise Broken(f"{path}: {exc}") from exc
 
-    def stamp(self, fences: Mapping[str, int]) -> None:
-        """A blank one gets its name and its first fences; only before anything else is written.
+    def become(self, name: str, fences: Mapping[str, int]) -> None:
+        """A blank one is called so from now on, and knows these fences. Written with the next step; `stamp` is one."""
+        self.id, self._owed = name, dict(fences)
+        self._fences = {**self._fences, **fences}
 
-        It is not flushed: until the caller has seen to that, a power cut leaves a blank one.
-        """
-        with self._turn:
-            self._stamp(self._connection, fences)
-
-    def _stamp(self, db: sqlite3.Connection, fences: Mapping[str, int]) -> None:
-        try:
-            db.execute("PRAGMA synchronous = OFF")
-            db.execute("BEGIN IMMEDIATE")
-            db.execute("INSERT OR REPLACE INTO words VALUES ('ledger', ?)", (_new_name(),))
-            for environment, fence in fences.items():
-                _raise_fence(db, environment, fence)
-            mirror = _mirror(db)
-            db.execute("COMMIT")
-            db.execute("PRAGMA synchronous = FULL")
-        except sqlite3.Error as exc:
-            with suppress(sqlite3.Error):
-                db.execute("ROLLBACK")
-            raise Unwritable(f"{self._path}: {exc}") from exc
-        self.id = _name(db)
-        self._numbers, self._fences = mirror
+    async def stamp(self) -> None:
+        """What it was told to be is durable. Raises Unwritable."""
+        await self._write(lambda _: None)
 
     # What it knows, without waiting
 
@@ -378,8 +365,7 @@ class Ledger:
         try:
             while (first := self._next()) is not None:
                 group, is_last = self._gather(first)
-                with self._turn:
-                    self._commit(group)
+                self._commit(group)
                 if is_last:
                     break
                 if self._logged_since is None and self._connection.total_changes != self._changes:
@@ -394,8 +380,7 @@ class Ledger:
             with suppress(queue.Empty):
                 if left > 0:
                     return self._waiting.get(timeout=min(left, _QUIET))
-            with self._turn:
-                self._empty()
+            self._empty()
         return self._waiting.get()
 
     def _empty(self) -> None:
@@ -429,6 +414,8 @@ class Ledger:
         db = self._connection
         try:
             db.execute("BEGIN IMMEDIATE")
+            if (owed := self._owed) is not None:
+                _stamp(db, self.id, owed)
             for step in group:
                 step.run(db)
             # Before the commit: what cannot be read back is not written either.
@@ -447,8 +434,10 @@ class Ledger:
             is_room = code & 0xFF in _NO_ROOM or code in _NO_WRITE
             group[0].fail((Unwritable if is_room else Unreadable)(f"{self._path}: {exc}"))
         else:
+            if self._owed is owed:
+                self._owed = None
             # Before anybody is answered: whoever goes on sees what was written.
-            self._numbers, self._fences = mirror
+            self._numbers, self._fences = mirror[0], {**mirror[1], **(self._owed or {})}
         _tell(group)
 
     def _suspect(self, exc: sqlite3.Error) -> None:
@@ -516,12 +505,19 @@ def _new_name() -> str:
     return f"ledger-{secrets.token_hex(12)}"
 
 
+def _stamp(db: sqlite3.Connection, name: str, fences: Mapping[str, int]) -> None:
+    db.execute("INSERT OR REPLACE INTO words VALUES ('ledger', ?)", (name,))
+    for environment, fence in fences.items():
+        _raise_fence(db, environment, fence)
+
+
 def _name(db: sqlite3.Connection) -> str:
     row = db.execute("SELECT value FROM words WHERE name = 'ledger'").fetchone()
     return str(row[0]) if row else ""
 
 
-def _open(path: Path, *, is_named: bool = True) -> sqlite3.Connection:
+def _open(path: Path, *, name: str | None) -> sqlite3.Connection:
+    """`name`: of one that has none, empty for a new one; None leaves it without."""
     fresh = not path.exists()
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_LIMIT)
     try:
@@ -535,10 +531,10 @@ def _open(path: Path, *, is_named: bool = True) -> sqlite3.Connection:
         if said != "ok":
             raise sqlite3.DatabaseError(said)
         _read_whole(connection)
-        if is_named and not _name(connection):
+        if name is not None and not _name(connection):
             if not fresh and connection.execute("SELECT 1 FROM entries").fetchone() is not None:
                 raise sqlite3.DatabaseError("it has lost its name")
-            connection.execute("INSERT INTO words VALUES ('ledger', ?)", (_new_name(),))
+            _stamp(connection, name or _new_name(), {})
     except BaseException:
         connection.close()
         raise

@@ -232,6 +232,9 @@ class Worker:
             fence=fence if isinstance(fence, int) else 0,
         )
         deed = self._deeds.get(command.method)
+        if deed is not None:
+            # A machine that was just woken gets its names, cards and services before anybody looks at it.
+            await self._place.life.settled.wait()
         if deed is None or isinstance(deed, Read):
             return await self._read(command, asked, deed, params)
         return await self._journal(command, asked, deed, params)
@@ -259,8 +262,6 @@ class Worker:
     async def _journal(
         self, command: Command, asked: Asked, deed: Deed, params: Mapping[str, JSON]
     ) -> Success | Failure:
-        # A machine that was just woken gets its cards and services before it is changed.
-        await self._place.life.settled.wait()
         entry = Entry(
             id=asked.id,
             task=asked.task,

@@ -1,6 +1,7 @@
 """Where a machine lies until its host says who it is: one wake is taken, nothing else.
 
-Effects: journaled, by the record of a wake (waking) and by the mark of a park (leaving).
+Effects: journaled, by the wake that was heard (waking), the record of who it is (settling) and the mark of a park
+(leaving).
 
 A park that is not the end of the machine ends in another program in the same process: this very one, begun anew with
 nothing of what it was in its memory. The line stays open across that; its descriptor and the command that is still to
@@ -22,7 +23,7 @@ from paddock.agent.alerts import Alerts
 from paddock.agent.conversation import Park
 from paddock.agent.ledger import Ledger
 from paddock.agent.life import Life
-from paddock.agent.parking import leaving, record, waking
+from paddock.agent.parking import dress, heard, leaving, record, waking
 from paddock.agent.parking.kernel import Kernel, Paper, of
 from paddock.agent.parking.record import Record
 from paddock.agent.parking.settling import Settling
@@ -78,6 +79,8 @@ class Berth:
         self._answer = inherited.answer if inherited is not None else ""
         self._ledger: Ledger | None = None
         self._left: tuple[Command, int, bool] | None = None
+        self._wake: Wake | None = None
+        """Who it is since this boot, while not all that shows it is on its disk."""
         self.inherited = inherited.handle if inherited is not None else None
         self.record: Record | None = None
         self.woken = asyncio.Event()
@@ -103,22 +106,22 @@ class Berth:
         """The ledger: its own, or a blank one where it is nobody. A park that was cut short is finished before."""
         chosen = self._settings
         self._kernel.let_go()
+        heard.prepare(chosen.rootfs)
         if leaving.is_begun(chosen.state):
             await leaving.finish(chosen, self._kernel)
             prepare(chosen)
-        self.record = record.load(chosen.state)
-        if self.record is not None and not self.record.is_whole(self._boot):
-            # A power cut found it before it had settled: what is on its disk may be half of it.
-            leaving.begin(chosen.state, power_off=False)
-            await leaving.finish(chosen, self._kernel)
-            prepare(chosen)
-            self.record = None
-        if self.record is not None:
-            self._life.wake_id = self.record.wake_id
-            self.woken.set()
-            return await asyncio.to_thread(Ledger.open, chosen.ledger)
-        self._ledger = await asyncio.to_thread(Ledger.blank, chosen.ledger)
-        return self._ledger
+        if (said := heard.load(chosen.rootfs, self._boot)) is not None:
+            self._wake = _read(said)
+        self.record = record.load(chosen.state) or (Record.of(self._wake) if self._wake is not None else None)
+        if self.record is None:
+            self._ledger = await asyncio.to_thread(Ledger.blank, chosen.ledger)
+            return self._ledger
+        self._life.wake_id = self.record.wake_id
+        self.woken.set()
+        name = waking.journal(self._wake) if self._wake is not None else ""
+        ledger = await asyncio.to_thread(Ledger.open, chosen.ledger, name=name)
+        await ledger.raise_fences({self.record.environment: self.record.fence})
+        return ledger
 
     async def rehearse(self, launcher: Launcher, hello: Callable[[], Hello]) -> None:
         """Everything that a wake needs is loaded and was done once; the warm process is there."""
@@ -127,12 +130,14 @@ class Berth:
         scratch.mkdir(mode=0o700)
         ledger = await asyncio.to_thread(Ledger.blank, scratch / "ledger")
         try:
-            said = parse(encode(Command(id="wake-0", method="wake", params=_anybody().params())))
+            message = encode(Command(id="wake-0", method="wake", params=_anybody().params()))
+            said = parse(message)
             if not isinstance(said, Command):
                 raise AssertionError("a wake is a command")
-            waking.apply(
-                _read(said), rootfs=scratch, state=scratch, ledger=ledger, kernel=Paper(scratch), boot=self._boot
-            )
+            heard.prepare(scratch)
+            wake = _read(said)
+            waking.apply(wake, message, rootfs=scratch, ledger=ledger, kernel=Paper(scratch), boot=self._boot)
+            await asyncio.to_thread(dress.dress, scratch, wake)
             encode(Command(id="hello-0", method="hello", params=hello().params()))
             await launcher.warm(scratch / "task")
         finally:
@@ -157,19 +162,20 @@ class Berth:
         await link.send(first)
         while self.record is None:
             try:
-                message = parse(await link.receive())
+                text = await link.receive()
+                message = parse(text)
             except Malformed as exc:
                 await link.send(encode(Fatal(text=str(exc).encode("ascii", "backslashreplace").decode()[:1000])))
                 raise Closed(str(exc)) from exc
             match message:
                 case Command():
-                    await link.send(encode(self._take(message)))
+                    await link.send(encode(self._take(message, text)))
                 case Fatal(text=text):
                     raise Closed(f"the other side refused: {text[:500]!a}")
         faults.at("waking.answered")
         self.woken.set()
 
-    def _take(self, command: Command) -> Success | Failure:
+    def _take(self, command: Command, text: str) -> Success | Failure:
         match command.method:
             case "ping":
                 return Success(id=command.id, result=command.params)
@@ -179,7 +185,7 @@ class Berth:
                 return Success(id=command.id, result={})
             case "wake":
                 try:
-                    self._wake(_read(command))
+                    self._become(_read(command), text)
                 except PaddockError as exc:
                     return Failure(id=command.id, code=code_of(exc), msg=exc.message)
                 except OSError as exc:
@@ -189,14 +195,13 @@ class Berth:
         msg = f"{command.method[:100]}: this machine is parked, it takes wake and nothing else"
         return Failure(id=command.id, code=Code.REFUSED, msg=msg)
 
-    def _wake(self, wake: Wake) -> None:
+    def _become(self, wake: Wake, text: str) -> None:
         """At once and in one go: nobody else of this process runs meanwhile, and no thread and no process is begun."""
         chosen, ledger = self._settings, self._ledger
         if ledger is None:
             raise AssertionError("a parked agent has a blank ledger")
-        self.record = waking.apply(
-            wake, rootfs=chosen.rootfs, state=chosen.state, ledger=ledger, kernel=self._kernel, boot=self._boot
-        )
+        waking.apply(wake, text, rootfs=chosen.rootfs, ledger=ledger, kernel=self._kernel, boot=self._boot)
+        self._wake, self.record = wake, Record.of(wake)
         self._life.wake_id = wake.wake_id
         self._life.addresses = tuple(address.partition("/")[0] for address in wake.addresses if address)
 
@@ -213,14 +218,15 @@ class Berth:
     def _name(self) -> str:
         return f"{self.record.environment}/{self.record.machine}" if self.record is not None else "nobody"
 
-    async def settle(self, alerts: Alerts) -> None:
+    async def settle(self, ledger: Ledger, alerts: Alerts) -> None:
         """The second step of the wake: from then on the machine takes commands."""
         if self.record is None:
             raise AssertionError("nobody has nothing to settle")
         chosen = self._settings
-        settling = Settling(rootfs=chosen.rootfs, state=chosen.state, kernel=self._kernel, alerts=alerts)
+        settling = Settling(rootfs=chosen.rootfs, state=chosen.state, ledger=ledger, kernel=self._kernel, alerts=alerts)
         try:
-            await settling.settle(self.record, boot_id())
+            await settling.settle(self.record, self._wake, self._boot)
+            self._wake = None
         finally:
             self._life.settled.set()
 

@@ -1,4 +1,4 @@
-"""What tells a woken machine from others, as files: put by wake, taken away by park.
+"""What tells a woken machine from others, as files: put when it settles, taken away by park.
 
 Effects: idempotent; a file is the old or the new one, and durable once its caller has synced.
 """
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from paddock.hands import faults
 from paddock.wire.specs import Wake
 
 _BEGIN, _END = "# begin paddock", "# end paddock"
@@ -20,7 +21,17 @@ _NETWORK = Path("etc/systemd/network")
 _NETWORKD = ("usr/lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd")
 
 
-def name(rootfs: Path, wake: Wake) -> None:
+def dress(rootfs: Path, wake: Wake) -> None:
+    """All of it, whatever was there before. OSError, with the file, where that cannot be."""
+    _name(rootfs, wake)
+    faults.at("settling.named")
+    _key(rootfs, wake)
+    faults.at("settling.keyed")
+    _list_others(rootfs, wake)
+    faults.at("settling.listed")
+
+
+def _name(rootfs: Path, wake: Wake) -> None:
     """Its host name and its machine-id."""
     _put(rootfs / "etc/hostname", f"{wake.hostname}\n")
     _put(rootfs / "etc/machine-id", f"{wake.machine_id}\n", mode=0o444)
@@ -29,7 +40,7 @@ def name(rootfs: Path, wake: Wake) -> None:
         _put(other, f"{wake.machine_id}\n")
 
 
-def key(rootfs: Path, wake: Wake) -> None:
+def _key(rootfs: Path, wake: Wake) -> None:
     """The keys by which it is known, by which one gets in, and by which it gets into its peers."""
     for file, text in wake.host_keys.items():
         _put(rootfs / "etc/ssh" / file, text, mode=0o644 if file.endswith(".pub") else 0o600)
@@ -44,7 +55,7 @@ def key(rootfs: Path, wake: Wake) -> None:
     _block(rootfs / _SSH, config if is_known else (), mode=0o600)
 
 
-def list_others(rootfs: Path, wake: Wake) -> None:
+def _list_others(rootfs: Path, wake: Wake) -> None:
     """Its peers' names, the variables of its logins, and its addresses for the next boot."""
     lines = [f"127.0.1.1 {wake.hostname}"]
     lines += [f"{_bare(address)} {peer.machine}" for peer in wake.peers for address in peer.addresses]

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paddock.agent import durable
-from paddock.agent.parking import dress, record
+from paddock.agent.parking import dress, heard, record
 from paddock.agent.parking.kernel import Kernel
 from paddock.agent.settings import Settings
 from paddock.agent.skills import tools
@@ -49,6 +49,7 @@ async def finish(chosen: Settings, kernel: Kernel) -> None:
     is_last = bool(isinstance(told := durable.read(chosen.state / FILE), dict) and told.get("power_off"))
     # The record first: what is found without it is nobody's.
     durable.remove(chosen.state / record.FILE)
+    heard.forget(chosen.rootfs)
     faults.at("parking.nobody")
     await sweep(chosen.tasks, frozenset())
     faults.at("parking.ended")

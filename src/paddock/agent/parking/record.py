@@ -1,7 +1,7 @@
-"""Who a machine was told to be: one file, written last, so that half a wake is none.
+"""Who a machine was told to be: one file, written when all that shows it is on the disk.
 
-Effects: idempotent; the file is there whole or not at all. It holds no secret. It is flushed when the machine has
-settled: one that a power cut found before that is nobody again.
+Effects: idempotent; the file is there whole or not at all. It holds no secret. One that a power cut found before that
+is nobody again.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -28,12 +28,10 @@ class Record:
     hostname: str
     cards: tuple[tuple[str, str], ...] = ()
     restart: tuple[str, ...] = ()
-    woken_in: str = ""
-    """The kernel's boot in which it was woken."""
     settled_in: str = ""
 
     @classmethod
-    def of(cls, wake: Wake, *, boot: str) -> Self:
+    def of(cls, wake: Wake) -> Self:
         """What is remembered of a wake."""
         return cls(
             wake_id=wake.wake_id,
@@ -44,12 +42,7 @@ class Record:
             hostname=wake.hostname,
             cards=tuple(zip(wake.macs, wake.addresses, strict=True)),
             restart=wake.restart,
-            woken_in=boot,
         )
-
-    def is_whole(self, boot: str) -> bool:
-        """Whether all that a wake has written is there: it was flushed, or the kernel that holds it still runs."""
-        return bool(self.settled_in) or self.woken_in == boot
 
     def settled(self, boot: str) -> "Record":
         """Its cards are up, and its services run, in this boot."""
@@ -66,7 +59,7 @@ def load(state: Path) -> Record | None:
         return None
 
 
-def save(state: Path, record: Record, *, is_flushed: bool = True) -> None:
-    """From here on it is somebody."""
+def save(state: Path, record: Record) -> None:
+    """From here on it is somebody, also after a power cut."""
     told = {**asdict(record), "cards": [list(card) for card in record.cards]}
-    durable.write(state / FILE, told, is_flushed=is_flushed)
+    durable.write(state / FILE, told)

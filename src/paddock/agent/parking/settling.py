@@ -1,6 +1,7 @@
-"""The second step of a wake: a flush, cards that came unnoticed, services that begin anew.
+"""The second step of a wake: files that show who it is, cards that came unnoticed, services that begin anew.
 
-Effects: idempotent; that it is done is recorded for this boot. No command that changes anything begins before.
+Effects: idempotent; journaled by the wake that was heard until who it is is recorded, and for each boot by that record.
+No command begins before.
 """
 
 import asyncio
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paddock.agent.alerts import Alerts
-from paddock.agent.parking import cards, record
+from paddock.agent.ledger import Ledger
+from paddock.agent.parking import cards, dress, heard, record
 from paddock.agent.parking.kernel import Kernel
 from paddock.agent.parking.record import Record
 from paddock.core.errors import PaddockError
 from paddock.hands import faults
+from paddock.wire.specs import Wake
 
 _log = logging.getLogger(__name__)
 
@@ -30,17 +33,20 @@ class Settling:
 
     rootfs: Path
     state: Path
+    ledger: Ledger
     kernel: Kernel
     alerts: Alerts
 
-    async def settle(self, woken: Record, boot: str) -> None:
-        """Cards are up, and services run. What cannot be is an alert: the machine is there all the same."""
+    async def settle(self, woken: Record, wake: Wake | None, boot: str) -> None:
+        """Files, cards and services are what they are to be; `wake`: where its files are not written yet.
+
+        What cannot be is an alert: the machine is there all the same. Files are tried again when the agent begins anew.
+        """
         if woken.settled_in == boot:
             return
         faults.at("settling.begun")
-        await asyncio.to_thread(self.kernel.sync)
-        faults.at("settling.flushed")
-        wrong = await self._join(woken)
+        unwritten = await self._show(woken, wake) if wake is not None else []
+        wrong = [*unwritten, *await self._join(woken)]
         if woken.restart and not woken.settled_in:
             # After a reboot they have begun anew by themselves.
             try:
@@ -51,7 +57,25 @@ class Settling:
             msg = f"{woken.environment}/{woken.machine}: {'; '.join(wrong)}"
             await self.alerts.begin(SUBJECT, msg, level="error")
         faults.at("settling.done")
-        await asyncio.to_thread(record.save, self.state, woken.settled(boot))
+        if not unwritten:
+            await asyncio.to_thread(record.save, self.state, woken.settled(boot))
+
+    async def _show(self, woken: Record, wake: Wake) -> list[str]:
+        """What tells it from others is on its disk, the record last; else what went wrong."""
+        try:
+            await asyncio.to_thread(dress.dress, self.rootfs, wake)
+            await self.ledger.stamp()
+            faults.at("settling.stamped")
+            await asyncio.to_thread(self.kernel.sync)
+            faults.at("settling.flushed")
+            await asyncio.to_thread(record.save, self.state, woken)
+            faults.at("settling.recorded")
+        except OSError as exc:
+            return [f"{exc.filename or self.rootfs}: {exc.strerror or exc}"]
+        except PaddockError as exc:
+            return [exc.message]
+        heard.forget(self.rootfs)
+        return []
 
     async def _join(self, woken: Record) -> list[str]:
         """What went wrong with the cards."""

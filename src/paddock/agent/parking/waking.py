@@ -1,7 +1,6 @@
-"""A parked machine becomes somebody: entropy first, the record last.
+"""A parked machine becomes somebody: entropy first, what it heard last. What shows it follows when it settles.
 
-Effects: journaled by the record alone. Until it is there the machine is nobody, and the whole wake is done again: each
-step puts what it puts whatever was there before.
+Effects: journaled by what it heard alone. Until that is kept the machine is nobody, and the whole wake is done again.
 
 What a fork shares with its template until then, for nobody to see: the kernel's generator and every one that was
 seeded from it in user space. The kernel is fed first, then the agent's own. Two things stay as they were: the seed of
@@ -17,9 +16,8 @@ import sys
 from pathlib import Path
 
 from paddock.agent.ledger import Ledger
-from paddock.agent.parking import dress, record
+from paddock.agent.parking import heard
 from paddock.agent.parking.kernel import Kernel
-from paddock.agent.parking.record import Record
 from paddock.hands import faults
 from paddock.wire.fields import BadParams
 from paddock.wire.specs import Wake
@@ -63,11 +61,11 @@ def check(wake: Wake) -> None:
         _match(_SERVICE, service, f"restart[{index}]")
 
 
-def apply(wake: Wake, *, rootfs: Path, state: Path, ledger: Ledger, kernel: Kernel, boot: str) -> Record:
-    """Be who the wake says. OSError or Unwritable if that cannot be: then it is still nobody.
+def apply(wake: Wake, message: str, *, rootfs: Path, ledger: Ledger, kernel: Kernel, boot: str) -> None:
+    """Be who the wake says, which was heard in this message. OSError if that cannot be: then it is still nobody.
 
-    Nothing is flushed: that takes a fork a quarter of its time. When the machine settles it is, and nothing is done
-    before that.
+    Its disk is not touched: a fork has run none of its code before, and half of what it would run until its hello is
+    what writes and names files. They are written when the machine settles, and nothing is done before that.
     """
     faults.at("waking.begun")
     kernel.seed(wake.entropy)
@@ -75,18 +73,19 @@ def apply(wake: Wake, *, rootfs: Path, state: Path, ledger: Ledger, kernel: Kern
     faults.at("waking.seeded")
     kernel.set_clock(wake.time)
     kernel.set_name(wake.hostname)
-    dress.name(rootfs, wake)
-    faults.at("waking.named")
-    dress.key(rootfs, wake)
-    faults.at("waking.keyed")
-    dress.list_others(rootfs, wake)
-    faults.at("waking.listed")
-    ledger.stamp({wake.environment: wake.fence})
-    faults.at("waking.stamped")
-    woken = Record.of(wake, boot=boot)
-    record.save(state, woken, is_flushed=False)
-    faults.at("waking.recorded")
-    return woken
+    heard.keep(rootfs, message, boot)
+    faults.at("waking.heard")
+    become(wake, ledger)
+
+
+def become(wake: Wake, ledger: Ledger) -> None:
+    """The agent's own part: its journal is that of this wake, whoever has begun it."""
+    ledger.become(journal(wake), {wake.environment: wake.fence})
+
+
+def journal(wake: Wake) -> str:
+    """The name of its journal."""
+    return f"ledger-{wake.wake_id}"
 
 
 def seed(entropy: bytes) -> None:
