@@ -15,7 +15,16 @@ from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent.skills import tools
-from paddock.agent.skills.hypervisor.drivers.qemu import accel, command, freezing, kernels, process, qmp, screens
+from paddock.agent.skills.hypervisor.drivers.qemu import (
+    accel,
+    command,
+    freezing,
+    idling,
+    kernels,
+    process,
+    qmp,
+    screens,
+)
 from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator, Start
 from paddock.agent.skills.hypervisor.drivers.qemu.freezing import Frozen
 from paddock.agent.skills.hypervisor.drivers.qemu.process import CHANNEL, CONSOLE, MONITOR, Listening, Processes
@@ -29,6 +38,8 @@ _UP = timedelta(seconds=60)
 """Until QEMU takes commands, or has restored a machine: 25 ms, 80 ms, on a host that has time for it."""
 _LOOK = timedelta(seconds=2)
 _QUITTING = timedelta(seconds=60)
+_IDLES_WITHIN = timedelta(seconds=10)
+"""Until a machine that is to be frozen has nothing to do; one whose services never rest is frozen all the same."""
 _BUTTONS = {"shutdown": "system_powerdown", "reset": "system_reset", "pause": "stop", "resume": "cont"}
 _SCREEN = "screen.ppm"
 
@@ -165,8 +176,10 @@ class Qemu:
         """Its memory file becomes the template's; what was in the machine's directory beside its disks stays there."""
         if not plan.is_template:
             raise Refused(f"{plan.name}: was not booted to be frozen")
-        if self._processes.find(plan.directory, plan.name) is None:
+        found = self._processes.find(plan.directory, plan.name)
+        if found is None:
             raise Broken(f"{plan.name}: does not run")
+        await idling.until_idle(found, limit=_IDLES_WITHIN)
         async with self._monitor(plan) as monitor:
             await monitor.greet()
             version = await monitor.ask("query-version")
