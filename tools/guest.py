@@ -31,11 +31,13 @@ SUITE = "bookworm"
 PACKAGES = (
     *("linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "kmod", "procps", "iproute2", "busybox-static"),
     *("python3", "openssh-server", "sudo", "curl", "ca-certificates"),
-    *("cryptsetup-bin", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "parted", "fdisk"),
+    *("cryptsetup-bin", "e2fsprogs", "xfsprogs", "btrfs-progs", "dosfstools", "parted", "fdisk", "kexec-tools"),
 )
 MODULES = ("virtio_pci", "virtio_blk")
 """What the kernel needs to see its root (ext4 is built in); modprobe finds everything else there."""
 SIZE = "3G"
+SHELL = "guest.shell"
+"""The word on the kernel's command line of a guest that has the port of the tests' shell."""
 DEVICE = "/dev/vda"
 """Where a guest finds its root."""
 TOOLS = {"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"}
@@ -106,9 +108,12 @@ FILES: Mapping[str, str] = {
         "[Match]\nName=en*\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\n[DHCPv4]\nUseDNS=no\n"
     ),
     "etc/systemd/journald.conf.d/guest.conf": "[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\n",
+    # A reboot is one: it goes past the firmware only where that is asked for.
+    "etc/default/kexec": "LOAD_KEXEC=false\n",
     "etc/systemd/system/guest-shell.service": (
         "[Unit]\nDescription=The shell of the tests, on a serial port of its own\n"
-        "ConditionPathExists=!/etc/guest-shell-is-off\n"
+        # Without its port it would end and be begun again for ever.
+        f"ConditionKernelCommandLine={SHELL}\n"
         "[Service]\nExecStart=/usr/bin/python3 -IS /usr/local/lib/guest-shell\nRestart=always\nKillMode=process\n"
         "[Install]\nWantedBy=multi-user.target\n"
     ),

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tools.guest import Image, image
+from tools.guest import SHELL, Image, image
 from tools.maven import Unavailable
 
 QEMU = "qemu-system-x86_64"
@@ -239,7 +239,7 @@ class Guest:
         return self._shell
 
     def _command(self) -> list[str]:
-        words = "root=/dev/vda rw console=ttyS0 quiet panic=1 mitigations=off apparmor=0 selinux=0"
+        words = f"root=/dev/vda rw console=ttyS0 quiet panic=1 mitigations=off apparmor=0 selinux=0 {SHELL}"
         console = f"file,id=console,path={self.directory / 'console.log'},append=on"
         command = [
             *(QEMU, "-accel", f"tcg,thread=multi,tb-size={TRANSLATED}", "-machine", "pc", "-cpu", "max"),
