@@ -172,7 +172,7 @@ def test_a_template_writes_its_memory_and_a_fork_does_not() -> None:
 
 def test_a_fork_translates_into_less_memory() -> None:
     assert _all("-accel", _line())[0].endswith("tb-size=96")
-    assert _all("-accel", _line(start=replace(START, memory=Path("/t/memory"))))[0].endswith("tb-size=32")
+    assert _all("-accel", _line(start=replace(START, memory=Path("/t/memory"))))[0].endswith("tb-size=24")
     assert _all("-accel", _line(start=replace(START, accelerator=KVM))) == ["kvm"]
     assert _all("-cpu", _line(start=replace(START, accelerator=KVM))) == ["host"]
 

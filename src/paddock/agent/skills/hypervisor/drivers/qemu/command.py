@@ -28,10 +28,13 @@ _DISKS = range(7, 16)
 _CARDS = range(16, 30)
 _SEED = 30
 """Behind all disks: kernels name disks in the order of the bus, and an image's own is vda with a seed and without."""
-_TRANSLATED = 128
+_TRANSLATED = range(16, 129)
 """MiB of translated code. With QEMU's own 1 GiB, what one boot left makes the next take three times as long."""
-_TRANSLATED_IN_FORK = 32
-"""It runs what is warm; what it translates is memory of its own."""
+_SHARE_IN_FORK = 16
+"""One part in so many of its memory: a fork translates for itself what its siblings do, too, and that is memory of its
+own. With half as much what it runs takes twice as long; where it has much to do it has more memory.
+"""
+_SHARE = 4
 _SANDBOX = "on,obsolete=deny,resourcecontrol=deny"
 _ALONE = ",elevateprivileges=deny,spawn=deny"
 """For a machine whose cards start no program. One that does is put into a session of its own, which the sandbox takes
@@ -115,8 +118,8 @@ def _machine(plan: Plan, start: Start) -> Iterator[str]:
 def _accel(plan: Plan, start: Start) -> str:
     if start.accelerator.name != "tcg":
         return start.accelerator.name
-    most = _TRANSLATED_IN_FORK if start.is_fork else _TRANSLATED
-    translated = max(16, min(most, plan.memory // MIB // 4))
+    share = plan.memory // MIB // (_SHARE_IN_FORK if start.is_fork else _SHARE)
+    translated = min(max(share, _TRANSLATED.start), _TRANSLATED.stop - 1)
     return f"tcg,thread={'multi' if plan.vcpus > 1 else 'single'},tb-size={translated}"
 
 
