@@ -21,6 +21,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from paddock.core.errors import Broken, Refused
+from paddock.hands import lines
 from paddock.hands.links import Closed, LineLink, Link, Unreachable, connect, relay, serve_lines, trusting
 from paddock.wire.framing import TRANSPORT_LIMIT, Malformed
 
@@ -506,3 +507,19 @@ async def test_a_relay_passes_back_pressure_on() -> None:
     async with asyncio.timeout(5):
         await relaying
     raw.close()
+
+
+async def test_what_is_put_was_read_before_who_put_it_leaves(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        listener.listen()
+        putting = asyncio.create_task(lines.put(tmp_path / "socket", b"typed\n"))
+        connection, _ = await loop.sock_accept(listener)
+        with connection:
+            assert await loop.sock_recv(connection, 2) == b"ty"
+            await asyncio.sleep(0.03)
+            assert not putting.done()
+            assert await loop.sock_recv(connection, 10) == b"ped\n"
+            await asyncio.wait_for(putting, 5)
+            assert await loop.sock_recv(connection, 1) == b""

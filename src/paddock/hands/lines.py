@@ -5,10 +5,12 @@ Effects: none.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import ssl as tls
 import stat
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -22,6 +24,8 @@ from paddock.wire.framing import SESSION_OPENING, TRANSPORT_LIMIT, Lines, Malfor
 BEGAN_ANEW = "line: the other side began a new session"
 
 _CHUNK = 256 << 10
+_LOOKS_EVERY = 0.005
+_SIOCOUTQ = 0x5411
 _LONGEST_SOCKET_PATH = 107
 """Bytes that sockaddr_un holds beside its NUL."""
 
@@ -138,14 +142,24 @@ async def adopt(handle: int) -> LineLink:
 
 
 async def put(path: Path, data: bytes) -> None:
-    """Write bytes to whoever serves the socket, and leave. OSError if nobody does."""
+    """Write bytes to whoever serves the socket, and leave once they were read. OSError if nobody does.
+
+    Who serves a machine's console forgets what it has not read of somebody who is gone.
+    """
     with reachable(path) as address:
         _, writer = await asyncio.open_unix_connection(address, limit=_CHUNK)
     try:
         writer.write(data)
         await writer.drain()
+        while _unread(writer.get_extra_info("socket").fileno()):
+            await asyncio.sleep(_LOOKS_EVERY)
     finally:
         writer.close()
+
+
+def _unread(handle: int) -> int:
+    """Bytes, and what the kernel adds, that the other end of a unix socket has not read (unix(7), SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(handle, _SIOCOUTQ, bytes(4)))[0])
 
 
 async def dial_tcp(host: str, port: int, *, ssl: tls.SSLContext | None, handshake: timedelta) -> LineLink:
