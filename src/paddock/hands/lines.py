@@ -151,7 +151,7 @@ async def put(path: Path, data: bytes) -> None:
     try:
         writer.write(data)
         await writer.drain()
-        while _unread(writer.get_extra_info("socket").fileno()):
+        while _unread(writer.get_extra_info("socket").fileno()):  # noqa: ASYNC110 - the kernel tells nobody
             await asyncio.sleep(_LOOKS_EVERY)
     finally:
         writer.close()

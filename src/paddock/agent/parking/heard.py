@@ -1,4 +1,4 @@
-"""The wake as it was heard, until the machine has settled: a file that is good for one boot of the kernel.
+"""The wake as it was heard, until the machine has settled: a file, good for one boot.
 
 Effects: idempotent. It is neither flushed nor renamed: what is cut short is no message, and what another boot has heard
 is none of ours. Its directory is RAM on most machines.

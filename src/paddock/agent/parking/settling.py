@@ -1,4 +1,4 @@
-"""The second step of a wake: files that show who it is, cards that came unnoticed, services that begin anew.
+"""The second step of a wake: files that show who it is, cards, services that begin anew.
 
 Effects: idempotent; journaled by the wake that was heard until who it is is recorded, and for each boot by that record.
 No command begins before.

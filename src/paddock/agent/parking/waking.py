@@ -1,6 +1,7 @@
-"""A parked machine becomes somebody: entropy first, what it heard last. What shows it follows when it settles.
+"""A parked machine becomes somebody: entropy first, what it heard last.
 
 Effects: journaled by what it heard alone. Until that is kept the machine is nobody, and the whole wake is done again.
+What shows to others who it is follows when it settles.
 
 What a fork shares with its template until then, for nobody to see: the kernel's generator and every one that was
 seeded from it in user space. The kernel is fed first, then the agent's own. Two things stay as they were: the seed of

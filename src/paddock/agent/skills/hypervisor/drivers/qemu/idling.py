@@ -1,4 +1,4 @@
-"""Waits until a machine has nothing to do: what it is in the middle of, each of its forks does again.
+"""Waits until a machine has nothing to do: its forks would do it again.
 
 Effects: none.
 """
