@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paddock.chaos import checks
+from paddock.chaos import checks, counting
 from paddock.chaos.checks import Evidence, checked, misprint
 from paddock.chaos.giving import Given
 from paddock.chaos.orders import UNCOUNTED, Kind, Order, content
@@ -154,7 +154,41 @@ def printer(told: Mapping[str, Any]) -> Given:
     ],
 )
 def test_output_is_compared_byte_by_byte(printed: bytes, told: Mapping[str, Any], is_right: bool) -> None:
-    assert (misprint(printed, printer(told)) == "") is is_right
+    assert (misprint(printed, printer(told), is_said_again=False) == "") is is_right
+
+
+BUSY = end("failed", code="busy", exit=None, outputs={})
+
+
+@pytest.mark.parametrize("printed", [b"", PATTERN[:60], PATTERN])
+@pytest.mark.parametrize("code", ["busy", "expired", "refused", "stale"])
+def test_what_a_refused_command_prints_that_the_proxy_said_again_is_no_invention(printed: bytes, code: str) -> None:
+    assert misprint(printed, printer({**BUSY, "code": code}), is_said_again=True) == ""
+
+
+def test_what_a_refused_command_prints_that_nobody_said_again_is_one() -> None:
+    assert misprint(PATTERN, printer(BUSY), is_said_again=False) == "the server has 100 bytes, the agent told of 0"
+
+
+def test_other_bytes_are_an_invention_whoever_said_the_command() -> None:
+    assert misprint(b"x" * 60, printer(BUSY), is_said_again=True)
+    assert misprint(PATTERN + b"c", printer(BUSY), is_said_again=True)
+
+
+@pytest.mark.parametrize("told", [end(outputs={"out": 99}), end("failed", code="interrupted", outputs={})])
+def test_what_ran_at_the_first_time_is_compared_with_what_it_told_however_often_it_was_said(
+    told: Mapping[str, Any],
+) -> None:
+    assert "the agent told of" in misprint(PATTERN, printer(told), is_said_again=True)
+
+
+@pytest.mark.parametrize(("said_again", "is_right"), [({"c1"}, True), ({"c2"}, False), (set(), False)])
+async def test_each_output_is_compared_knowing_what_the_proxy_said_again(said_again: set[str], is_right: bool) -> None:
+    async def output(id: str) -> bytes:
+        return PATTERN if id == "c1" else b""
+
+    found = await counting.compare(output, [printer(BUSY)], said_again=said_again)
+    assert (found == {"c1": ""}) is is_right
 
 
 def test_a_refused_command_that_the_proxy_said_again_may_run_once() -> None:

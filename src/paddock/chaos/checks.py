@@ -149,12 +149,17 @@ def _met(one: Given, trouble: tuple[float, float]) -> bool:
     return one.given <= end and (one.ended is None or begin <= one.ended)
 
 
-def misprint(printed: bytes, one: Given) -> str:
-    """How what the server has of an output is not what it should be; empty if it is."""
+def misprint(printed: bytes, one: Given, *, is_said_again: bool) -> str:
+    """How what the server has of an output is not what it should be; empty if it is.
+
+    `is_said_again`: the proxy has, by itself.
+    """
     if one.end is None:
         return ""
     told = one.end["outputs"].get("out", 0)
-    if len(printed) != told:
+    # Refused, then said again, it may run and print: but its end is the refusal, and the second one is nobody's.
+    is_told = not (is_said_again and one.end["code"] in _REFUSALS)
+    if is_told and len(printed) != told:
         return f"the server has {len(printed)} bytes, the agent told of {told}"
     pattern = one.order.pattern()
     dropped = one.end["result"].get("dropped", 0)

@@ -4,13 +4,12 @@ Effects: none.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from pathlib import Path
 
 from paddock.agent.paths import name_for
 from paddock.chaos import checks
 from paddock.chaos.giving import Given
-from paddock.chaos.served import Served
 from paddock.hands.groups import Ground
 from paddock.hands.trees import Cgroup
 
@@ -19,15 +18,21 @@ _DESCRIPTORS = 64
 """More than an agent has open that does nothing."""
 
 
-async def compare(served: Served, given: Iterable[Given]) -> dict[str, str]:
-    """What is wrong with each output that was told of, or should have been. One at a time is in memory, per reader."""
+async def compare(
+    output: Callable[[str], Awaitable[bytes]], given: Iterable[Given], *, said_again: Collection[str]
+) -> dict[str, str]:
+    """What is wrong with each output that was told of, or should have been. One at a time is in memory, per reader.
+
+    `output` gives what the server has of one, `said_again` are the ids that the proxy repeated by itself.
+    """
     wanted = [one for one in given if one.end is not None and (one.order.size or one.end["outputs"].get("out"))]
     found: dict[str, str] = {}
     waiting = iter(wanted)
 
     async def read() -> None:
         for one in waiting:
-            found[one.order.id] = checks.misprint(await served.output(one.order.id), one)
+            id = one.order.id
+            found[id] = checks.misprint(await output(id), one, is_said_again=id in said_again)
 
     await asyncio.gather(*(read() for _ in range(_READERS)))
     return found

@@ -211,7 +211,8 @@ class Run:
         self._say("counting")
         unknown = await self._giving.hear_all()
         given, there = self._giving.given, self._room.there / "agent"
-        printed = await counting.compare(self._served, given.values())
+        said_again = frozenset(self._proxy.repeated)
+        printed = await counting.compare(self._served.output, given.values(), said_again=said_again)
         look = await self._room.say("look")
         left = counting.left_behind(there, given, told=self._state, open_files=look["files"])
         processes = await self._room.say("end")
@@ -221,7 +222,7 @@ class Run:
             unknown=frozenset(unknown),
             unsettled=unsettled,
             refused=self._giving.refused,
-            said_again=frozenset(self._proxy.repeated),
+            said_again=said_again,
             printed=printed,
             files=counting.files_put(there),
             troubles=self._acting.troubles,
