@@ -119,6 +119,33 @@ async def test_an_answer_is_taken_once_and_repeats_are_harmless(busy: Scene) -> 
     assert busy.command(command.id) == ended
 
 
+@pytest.mark.parametrize("state", [TaskState.RUNNING, TaskState.COMPLETE, TaskState.ERROR])
+async def test_an_answer_that_tells_the_state_of_a_task_does_not_end_it(scene: Scene, state: TaskState) -> None:
+    """Asked again, an agent tells the end once more and answers with the state; we may miss the former only."""
+    scene.host.is_away = True
+    asked = await order_for_host(scene, "script.run")
+    await scene.desk.outgoing(scene.host.id, scene.host.session, limit=10)
+    end = Status(task_id=asked.id, state=TaskState.ERROR, code=Code.INTERRUPTED, outputs={LOG_STREAM: 150_000})
+    scene.store.conflict_once("commands")
+    with pytest.raises(Broken):
+        await scene.desk.told(scene.host.id, end)
+    result = {"task_id": asked.id, "state": str(state)}
+    await scene.desk.answered(scene.host.id, asked.id, result=result, code="", message="")
+    assert [one.id for one in await scene.desk.unanswered(scene.host.id, scene.host.session)] == [asked.id]
+    await scene.desk.told(scene.host.id, end)
+    ended = scene.command(asked.id)
+    assert (ended.state, ended.code, ended.outputs) == (State.FAILED, "interrupted", {LOG_STREAM: 150_000})
+
+
+async def test_a_result_that_only_looks_like_a_tasks_answer_ends_its_command(scene: Scene) -> None:
+    scene.host.is_away = True
+    asked = await order_for_host(scene)
+    await scene.desk.outgoing(scene.host.id, scene.host.session, limit=10)
+    result = {"task_id": asked.id, "state": ["complete"]}
+    await scene.desk.answered(scene.host.id, asked.id, result=result, code="", message="")
+    assert scene.command(asked.id).result == result
+
+
 async def test_a_status_of_somebody_elses_task_is_refused_and_changes_nothing(busy: Scene) -> None:
     liar, victim = busy.machine("two"), greeting(busy, "one")
     with pytest.raises(Refused, match="not a task of this agent"):

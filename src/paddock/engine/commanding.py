@@ -384,7 +384,10 @@ def answer(
     message: str,
     now: datetime,
 ) -> None:
-    """Accepted, complete at once, or failed at once. A repeated answer changes nothing."""
+    """Accepted, complete at once, or failed at once. A repeated answer changes nothing.
+
+    Of a task that is known it may tell another state: how that ended, and with how much output, its status alone says.
+    """
     try:
         command = _own(tables, agent, id)
     except (Refused, Missing):
@@ -393,7 +396,9 @@ def answer(
         return
     if result is None:
         fail(tables, command, code, sentence(message), now=now)
-    elif result.get("state") == "accepted" and "task_id" in result:
+    elif "task_id" in result and result.get("state") in tuple(TaskState):
+        if result["state"] != TaskState.ACCEPTED:
+            return
         state = commands.LIFECYCLE.step(command.state, commands.Signal.ACCEPT)
         tables.commands.swap(command, replace(command, state=state))
     else:
