@@ -23,7 +23,7 @@ from paddock.agent.skills.skill import NOT_OURS, Call, Deed, Place, Program, Wor
 from paddock.agent.spool import Spool
 from paddock.core.errors import Broken, PaddockError, Stale
 from paddock.hands import faults, trees
-from paddock.hands.launcher import Exit, Full, Held, Launcher, Lost, Reason, attach, read_exit, read_group
+from paddock.hands.launcher import Exit, Full, Held, Launcher, Lost, Reason, Silent, attach, read_exit, read_group
 from paddock.hands.order import HELD_IN, Order
 from paddock.wire import methods
 from paddock.wire.framing import JSON
@@ -291,7 +291,7 @@ class Executing:
     async def _take_up(self, running: Running, program: Program) -> Outcome:
         """A task that had started before this process was born."""
         directory = running.call.directory
-        held = await attach(directory)
+        held = await self._answered(running, lambda: attach(directory))
         ended = await self._follow(running, held) if held is not None else read_exit(directory)
         if ended is None:
             raise Lost(f"{running.call.task}: its keeper left no record")
@@ -316,6 +316,17 @@ class Executing:
         msg = f"{why.message}; {len(left)} of its processes were still there and were ended" if left else why.message
         return Outcome(code=Code.INTERRUPTED, msg=msg, streams=_left(directory))
 
+    async def _answered(self, running: Running, ask: Callable[[], Awaitable[T]]) -> T:
+        """What a keeper answers. As long as one lives and is silent, its task may run, and nobody is told its end."""
+        waits = False
+        while True:
+            try:
+                return await ask()
+            except Silent as exc:
+                if not waits:
+                    _log.warning("a keeper does not answer", extra={"task": running.call.task, "why": exc.message})
+                waits = True
+
     async def _follow(self, running: Running, held: Held) -> Exit:
         """Stay with a task that may run until it has ended."""
         running.held = held
@@ -323,18 +334,24 @@ class Executing:
         self._tell(Status(task_id=running.call.task, state=TaskState.RUNNING))
         feeding = self._group.create_task(self._feed(held))
         try:
-            if running.ending is not None:
-                await held.cancel(self._settings.grace)
-            return await held.ended()
+            return await self._answered(running, lambda: self._end_of(running, held))
         finally:
             feeding.cancel()
             held.close()
             self._spool.wake()
 
+    async def _end_of(self, running: Running, held: Held) -> Exit:
+        """Wait for its end, which may have been asked for while there was nobody to tell."""
+        if running.ending is not None:
+            await held.cancel(self._settings.grace)
+        return await held.ended()
+
     async def _feed(self, held: Held) -> None:
-        with contextlib.suppress(Broken):
-            while await held.more():
-                self._spool.wake()
+        goes_on = True
+        while goes_on:
+            with contextlib.suppress(Silent):  # it lives, and is asked again
+                if goes_on := await held.more():
+                    self._spool.wake()
 
     async def _run_work(self, running: Running, work: Work, act: Callable[[Call], Awaitable[Outcome]]) -> Outcome:
         faults.at("agent.working")

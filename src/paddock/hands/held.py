@@ -25,6 +25,10 @@ class Lost(Broken):
     """The keeper died and left no record. What it held may still run: look for it with `trees.marked`."""
 
 
+class Silent(Broken):
+    """The keeper lives and does not answer, as one that was stopped: it holds its task all the same."""
+
+
 class Full(Broken):
     """No room on the disk for a keeper's records, or not yet for the last one's: nothing ran; it may be tried again."""
 
@@ -191,7 +195,7 @@ async def attach(directory: Path) -> Held | None:
 
 
 async def _connect(directory: Path, identity: Identity) -> _Line | None:
-    """A connection to a keeper that lives; None when it is gone. Broken if it neither answers nor goes."""
+    """A connection to a keeper that lives; None when it is gone. Silent if it neither answers nor goes."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _ANSWERS_WITHIN
     while trees.is_alive(identity):
@@ -204,7 +208,7 @@ async def _connect(directory: Path, identity: Identity) -> _Line | None:
                     return line
                 line.close()
         if loop.time() > deadline:
-            raise Broken(f"{directory.name}: its keeper {identity.pid} does not answer")
+            raise Silent(f"{directory.name}: its keeper {identity.pid} does not answer")
         await asyncio.sleep(0.01)
     return None
 

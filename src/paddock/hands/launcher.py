@@ -20,7 +20,7 @@ from paddock.core.errors import Broken, Refused
 from paddock.hands import groups, keeper, trees
 from paddock.hands.control import CONTROL
 from paddock.hands.exit import FULL, Exit, Reason, forget, read_exit
-from paddock.hands.held import Full, Held, Lost, attach, read_group, read_keeper, take
+from paddock.hands.held import Full, Held, Lost, Silent, attach, read_group, read_keeper, take
 from paddock.hands.order import Order
 from paddock.hands.pump import OUTPUT, TIMES
 from paddock.hands.warm import GROUPING
@@ -34,6 +34,7 @@ __all__ = [
     "Lost",
     "Order",
     "Reason",
+    "Silent",
     "attach",
     "read_exit",
     "read_group",
