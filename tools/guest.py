@@ -49,6 +49,15 @@ MASKED = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
     *("e2scrub_reap.service", "getty@tty1.service", "serial-getty@ttyS0.service", "systemd-pstore.service"),
     *("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "systemd-update-utmp.service"),
+    *("sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "proc-sys-fs-binfmt_misc.automount"),
+    *("modprobe@configfs.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@loop.service"),
+    *("modprobe@dm_mod.service", "modprobe@efi_pstore.service", "systemd-binfmt.service", "kexec-load.service"),
+    *(
+        "kexec.service",
+        "systemd-network-generator.service",
+        "systemd-sysusers.service",
+        "systemd-machine-id-commit.service",
+    ),
 )
 _SHELL = """
 import base64, json, os, signal, subprocess, tempfile, time
@@ -199,6 +208,8 @@ def _build(place: Path) -> None:
         kernel = next((root / "boot").glob("vmlinuz-*"))
         shutil.copy(kernel, made / "kernel")
         (made / "initrd").write_bytes(initrd(root, kernel.name.removeprefix("vmlinuz-")))
+        # Beside the link to the kernel, for whoever jumps into that.
+        shutil.copy(made / "initrd", root / "initrd.img")
         run("mke2fs", "-q", "-t", "ext4", "-L", "guest", "-d", str(root), str(made / "disk"), SIZE)
         for file in made.iterdir():
             file.chmod(0o444)
