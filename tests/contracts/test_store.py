@@ -509,7 +509,7 @@ async def test_virtual_machines_come_back_as_they_were_stored(store: Store) -> N
     script = BuildScript(name="greet", run="echo \U0001f9a5", env={"A": "1"}, files={"/etc/motd": "hello\n"})
     chain = (
         Image(name="debian", path="/d", limit=timedelta(minutes=5)),
-        Image(name="s", parent="debian", scripts=(script,)),
+        Image(name="s", parent="debian", scripts=(script,), egress=("a.org:443",)),
     )
     layer = Layer(digest="d1", image="debian", bytes=5, seconds=1.5, built=NOW)
     image = HostImage(

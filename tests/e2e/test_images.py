@@ -27,13 +27,17 @@ from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
 from paddock.agent.skills.hypervisor.errands.putting import Helper
 from paddock.agent.skills.hypervisor.images import Images
 from paddock.agent.skills.hypervisor.images.building import Means
+from paddock.agent.skills.hypervisor.images.outside import Uplinks
 from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.inside import Channels
 from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.core.image import BuildScript, Chain, Entry, kernel_of
 from paddock.core.image import Image as Configured
 from paddock.core.machine import Size
+from tests.agent.hypervisor.test_rootless import left_behind
+from tests.agent.hypervisor.test_rootless_guests import served
 from tools import cloudimage
 from tools.guest import Image
 from tools.maven import Unavailable
@@ -58,6 +62,7 @@ class Yard:
         self.disks: Files = kinds.named("qcow2", self.root)
         self.driver = Qemu(self.root, instance=self.layout.instance)
         self.channels = Channels()
+        self.networks = Rootless(self.layout.networks, self.layout.instance)
         archive = bundling.archive
         means = Means(
             store=Store(self.layout, self.disks),
@@ -65,6 +70,7 @@ class Yard:
             inside=self.channels.inside,
             book=_book,
             archive=archive,
+            outside=Uplinks(networks=self.networks, variables=self.networks.variables),
             helper=Helper(self.driver, self.disks, instance=self.layout.instance, archive=archive),
         )
         self.images = Images(means)
@@ -79,7 +85,18 @@ class Yard:
 
     async def is_clean(self) -> bool:
         running = await self.driver.running(self.layout.instance)
-        return not running and not (self.layout.making.is_dir() and os.listdir(self.layout.making))
+        networks = [*await self.networks.found(self.layout.instance), *left_behind(self.root)]
+        return not running and not networks and not (self.layout.making.is_dir() and os.listdir(self.layout.making))
+
+    async def written(self, digest: str, *words: str) -> str:
+        """What debugfs says of the files on an image's disk, without that anybody has booted from it."""
+        (disk,) = await self.disks.disks(self.images.volume(digest))
+        flat = self.root / f"flat-{secrets.token_hex(4)}"
+        try:
+            await asyncio.to_thread(_run, "qemu-img", "convert", "-f", disk.format, "-O", "raw", disk.path, flat)
+            return "".join([await asyncio.to_thread(_run, "debugfs", "-R", each, flat) for each in words])
+        finally:
+            flat.unlink(missing_ok=True)
 
     async def asked(self, digest: str, chain: Chain, script: str) -> str:
         """What a script prints in a machine that was booted from an image."""
@@ -111,6 +128,12 @@ class Yard:
         return b"".join(said).decode()
 
 
+def _run(*argv: str | Path) -> str:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
+    return done.stdout + done.stderr
+
+
 @asynccontextmanager
 async def _book(size: Size) -> AsyncIterator[None]:
     yield
@@ -121,12 +144,35 @@ def script(name: str, run: str, files: Mapping[str, str] | None = None) -> Build
 
 
 ONE = script("one", "cat /etc/greeting; echo one >> /etc/layers; sync\n", {"/etc/greeting": "hello from a file\n"})
+FETCH = """\
+curl -fsS http://127.0.0.2:{open}/page
+echo its neighbour says $(curl -sS -o /dev/null -w '%{{http_code}}' http://127.0.0.2:{closed}/page)
+curl -fsS --noproxy '*' --max-time 2 http://10.0.2.2:{open}/page && echo AROUND
+curl -fsS --noproxy '*' --max-time 2 http://127.0.0.2:{open}/page && echo AROUND
+grep -q 'http_proxy="http://10.0.2.100:3128"' /etc/environment && echo logins have it, too
+"""
+"""It gets what is on the list, at an address of the host that no guest takes for itself; nothing else, nowhere else."""
+CARDS = "echo its cards: $(ls /sys/class/net) ${http_proxy:-no proxy}\n"
 TWO = script("two", "echo two >> /etc/layers; echo there is: $(cat /etc/layers)\n")
 THREE = script("three", "echo three >> /etc/layers; echo there is: $(cat /etc/layers)\n")
 
 
+@pytest.fixture(scope="module")
+def page() -> Iterator[int]:
+    """A port of the host's loopback at which a page is served."""
+    with served("127.0.0.2") as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def neighbour() -> Iterator[int]:
+    """Another one."""
+    with served("127.0.0.2") as port:
+        yield port
+
+
 @pytest.fixture
-def debian(guest_image: Image) -> Chain:
+def debian(guest_image: Image, page: int, neighbour: int) -> Chain:
     base = Configured(
         name="debian",
         path=str(guest_image.disk),
@@ -137,7 +183,9 @@ def debian(guest_image: Image) -> Chain:
         memory=384 * MIB,
         limit=LIMIT,
     )
-    web = Configured(name="web", parent="debian", scripts=(ONE, TWO), memory=384 * MIB, limit=LIMIT)
+    one = replace(ONE, run=ONE.run + FETCH.format(open=page, closed=neighbour))
+    egress = (f"127.0.0.2:{page}",)
+    web = Configured(name="web", parent="debian", scripts=(one, TWO), memory=384 * MIB, limit=LIMIT, egress=egress)
     return base, web
 
 
@@ -150,28 +198,42 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def yard(root: Path) -> AsyncIterator[Yard]:
     yard = Yard(root)
-    await yard.images.open()
-    yield yard
-    await yard.images.close()
-    await yard.channels.close()
-    for one in await yard.driver.running(yard.layout.instance):
-        await yard.driver.end(yard.layout.making / one.name, one.name)
+    async with yard.networks:
+        await yard.images.open()
+        yield yard
+        await yard.images.close()
+        await yard.channels.close()
+        for one in await yard.driver.running(yard.layout.instance):
+            await yard.driver.end(yard.layout.making / one.name, one.name)
+        for environment in await yard.networks.found(yard.layout.instance):
+            await yard.networks.close(environment)
 
 
 async def test_an_image_is_built_by_its_scripts_and_healed(yard: Yard, debian: Chain) -> None:
     leaf = await yard.ensure(debian)
+    print(yard.said)
 
     assert "hello from a file" in yard.said
+    # What its image lists is reached through the gate, and nothing else, by no other way.
+    assert "page for /page" in yard.said
+    assert "its neighbour says 403" in yard.said
+    assert "logins have it, too" in yard.said
+    assert "AROUND" not in yard.said
+    wrote = await yard.written(leaf, "cat /etc/layers", "cat /etc/environment", "ls -p /etc/systemd/network")
+    assert wrote.splitlines()[:2] == ["one", "two"]
+    assert not re.search("proxy|10[.]0[.]2|05-paddock", wrote), "a layer holds nothing of its build's network"
     assert "the helper machine has put the agent in" in yard.said
     assert "there is: one two" in yard.said
     told = await yard.asked(leaf, debian, "cat /etc/layers; ls /etc/ssh; ls -A /opt/paddock-agent/state")
     assert told.splitlines()[:2] == ["one", "two"]
     assert "ssh_host" not in told, "an image holds no host keys"
 
-    # Another second script: only its layer is built.
-    changed = replace(debian[1], scripts=(ONE, replace(TWO, run=f"echo changed >> /etc/layers\n{TWO.run}")))
-    await yard.ensure((debian[0], changed))
+    # Another second script: only its layer is built. Without a list it has neither card nor proxy; the first one is
+    # the same with another list.
+    changed = replace(TWO, run=f"echo changed >> /etc/layers\n{CARDS}{TWO.run}")
+    await yard.ensure((debian[0], replace(debian[1], scripts=(debian[1].scripts[0], changed), egress=())))
     assert "script one" not in yard.said
+    assert "its cards: lo no proxy" in yard.said
     assert "there is: one changed two" in yard.said
 
     # Removed by hand: built again.
@@ -192,9 +254,10 @@ import json
 
 async def main():
     yard = Yard(Path(sys.argv[1]))
-    await yard.images.open()
     chain = tuple(read_image(one, "chain") for one in json.load(sys.stdin))
-    await yard.ensure(chain)
+    async with yard.networks:
+        await yard.images.open()
+        await yard.ensure(chain)
 
 asyncio.run(main())
 """
@@ -218,11 +281,13 @@ def die(root: Path, chain: Chain, point: str) -> int:
 
 async def test_a_kill_while_a_real_machine_builds_leaves_nothing(yard: Yard, debian: Chain) -> None:
     await yard.ensure(debian)
-    shop = Configured(name="shop", parent="web", scripts=(THREE,), memory=384 * MIB, limit=LIMIT)
+    egress = debian[1].egress
+    shop = Configured(name="shop", parent="web", scripts=(THREE,), memory=384 * MIB, limit=LIMIT, egress=egress)
     for point in ("hypervisor.image_booted", "hypervisor.image_changed", "hypervisor.image_off"):
         assert await asyncio.to_thread(die, yard.root, (*debian, shop), point) == -9
         if point != "hypervisor.image_off":
             assert len(await yard.driver.running(yard.layout.instance)) == 1, "it outlives the agent"
+        assert len(left_behind(yard.root)) == 1, "and so does its gate"
 
         await yard.images.open()
 
@@ -287,7 +352,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 
 async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
-    yard: Yard, cloud: Path, serve: Callable[[Path], str]
+    yard: Yard, cloud: Path, serve: Callable[[Path], str], page: int
 ) -> None:
     _Cutting.cuts, _Cutting.asked = [50 * MIB], []
     digest = hashlib.sha256(await asyncio.to_thread(cloud.read_bytes)).hexdigest()
@@ -300,8 +365,11 @@ async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
         limit=LIMIT,
     )
     keys = script("keys", "echo keys: $(ls /etc/ssh/ssh_host* 2>/dev/null || echo none)\n")
-    own = replace(ONE, run=f"{ONE.run}{keys.run}")
-    chain = (base, Configured(name="web", parent="cloud", scripts=(own,), memory=512 * MIB, limit=LIMIT))
+    fetch = f"import urllib.request as web; print(web.urlopen('http://127.0.0.2:{page}/cloud').read())"
+    own = replace(ONE, run=f'{ONE.run}{keys.run}python3 -c "{fetch}"\n')
+    egress = (f"127.0.0.2:{page}",)
+    web = Configured(name="web", parent="cloud", scripts=(own,), memory=512 * MIB, limit=LIMIT, egress=egress)
+    chain = (base, web)
 
     try:
         leaf = await yard.ensure(chain)
@@ -311,5 +379,6 @@ async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
     assert _Cutting.asked == ["", f"bytes={50 * MIB}-"]
     assert "hello from a file" in yard.said
     assert "keys: none" in yard.said
+    assert "page for /cloud" in yard.said
     assert yard.images.volume(leaf).is_dir()
     assert await yard.is_clean()

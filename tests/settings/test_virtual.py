@@ -37,6 +37,7 @@ WHOLE = f"""\
     memory: 2GiB
     vcpus: 2
     limit: 2h
+    egress: ["opendev.org:443", "*.cache.example.org:443", "10.20.0.0/16:8080"]
     warm-up: "systemctl start stack"
     restart: [ssh, stack]
 - image: {{name: tiny, path: /srv/tiny.raw, entry: none, kernel: /srv/vmlinuz, initrd: /srv/initrd, cmdline: quiet}}
@@ -99,6 +100,8 @@ def test_images_carry_the_texts_of_their_scripts_and_files(here: Path) -> None:
     assert (stack.name, stack.run, stack.interpreter) == ("stack", "./stack.sh", "/bin/bash")
     assert (greet.name, greet.env, greet.files) == ("greet", {"A": "1"}, {"/etc/motd": "welcome\n"})
     assert (images["devstack"].limit, images["devstack"].restart) == (timedelta(hours=2), ("ssh", "stack"))
+    assert images["devstack"].egress == ("opendev.org:443", "*.cache.example.org:443", "10.20.0.0/16:8080")
+    assert images["debian"].egress == (), "each image of a chain has its own list"
     assert (images["tiny"].entry, images["tiny"].kernel) == (Entry.NONE, "/srv/vmlinuz")
     assert (images["debian"].sha256, images["debian"].size) == (SUM, 8 * GIB)
 
@@ -171,6 +174,14 @@ LOCAL = "- host: {name: l, skills: [local]}\n"
         ("- image: {name: i, path: /b, scripts: [{run: x, files: {a: b}}]}", '"a" is not an absolute path of a file'),
         ("- image: {name: i, path: /b, memory: 1MiB}", "image i: memory 1MiB is less than 16MiB"),
         ("- image: {name: i, path: /b, entry: cloud}", 'image i: entry "cloud" is not one of nocloud, helper, none'),
+        (
+            "- image: {name: i, path: /b, scripts: [{run: x}], egress: [a.org]}",
+            "image i: egress[0] egress: a.org has no port (HOST:PORT, ",
+        ),
+        (
+            IMAGE + "- image: {name: k, parent: i, egress: ['a.org:443']}",
+            "image k: egress is for scripts of its own, and it has none: each image of a chain has its own list",
+        ),
         ("- host: {name: h, skills: [hypervisor, local]}", "host h: skills: a host has one of local and hypervisor"),
         ("- host: {name: h, skills: [local], memory: 1GiB}", "host h: memory is for a host with the skill hypervisor"),
         (

@@ -58,6 +58,8 @@ class Image:
     vcpus: int = 1
     limit: timedelta = timedelta(minutes=30)
     """How long one of its scripts may take, the machine's boot included."""
+    egress: tuple[str, ...] = ()
+    """What its own scripts may reach outside while they run; those of other images of its chain have theirs."""
     entry: Entry = Entry.NOCLOUD
     """Of a url's or a path's: its children have the agent in them."""
     kernel: str = ""
@@ -123,6 +125,7 @@ def steps(images: Chain, base: str) -> Sequence[Step]:
 
 def digest(parent: str, image: Image, script: BuildScript | None, *, is_first: bool = False) -> str:
     """The name of a layer: SHA-256 over parent, script, inputs and builder version, in hexadecimal."""
+    # Not its egress: that says what a script may reach, not what it makes. Another mirror on the list builds nothing.
     told = {
         "builder": BUILDER,
         "parent": parent,

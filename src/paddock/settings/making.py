@@ -42,6 +42,7 @@ def image(given: shapes.Image, scripts: Mapping[str, Script], directory: FilePat
         memory=given.memory,
         vcpus=given.vcpus,
         limit=given.limit,
+        egress=tuple(given.egress),
         entry=Entry(given.entry),
         kernel=given.kernel or "",
         initrd=given.initrd or "",

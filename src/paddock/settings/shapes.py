@@ -192,6 +192,11 @@ class Image(Shape):
     memory: scalars.Size = Field(_IMAGE.memory, description="of the machine that builds it")
     vcpus: Annotated[int, Field(ge=1, le=256)] = Field(_IMAGE.vcpus, description="of the machine that builds it")
     limit: scalars.Limit = Field(_IMAGE.limit, description="for each script, its machine's boot included")
+    egress: Annotated[list[scalars.Door], Field(max_length=200)] = Field(
+        [],
+        description="what its scripts may reach outside while it is built, as `HOST:PORT` or `*.DOMAIN:PORT`. "
+        "Default: nothing",
+    )
     entry: Literal["nocloud", "helper", "none"] = Field(
         _IMAGE.entry.value,
         description="how our agent gets into a `url` or `path`: by its cloud-init, by a helper machine, or it is in it",

@@ -124,6 +124,8 @@ def check_image(image: shapes.Image, scene: Scene) -> Iterator[Finding]:
         for key in ("initrd", "cmdline"):
             if getattr(image, key) is not None:
                 yield (key,), f"{key} goes with a `kernel`"
+    if image.egress and not image.scripts:
+        yield ("egress",), "egress is for scripts of its own, and it has none: each image of a chain has its own list"
     for index, script in enumerate(image.scripts):
         yield from _check_script(("scripts", index), script, scene)
     size = _chain_size(image, scene)

@@ -15,12 +15,15 @@ from pathlib import Path
 from paddock.agent.skills.hypervisor import disks as kinds
 from paddock.agent.skills.hypervisor.images import Images
 from paddock.agent.skills.hypervisor.images.building import Means
+from paddock.agent.skills.hypervisor.images.outside import Uplinks
 from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.core.errors import Broken
 from paddock.core.image import BuildScript, Entry, Image
 from paddock.core.machine import Size
 from paddock.wire.specs import Wake
+from tests.agent.hypervisor.doubles import FakeNetworks
 from tests.agent.hypervisor.fakes import FakeDriver, Host, Start
 
 MIB = 1 << 20
@@ -99,7 +102,7 @@ class Agent:
 class House:
     """One host with its images."""
 
-    def __init__(self, root: Path, kind: str = "qcow2") -> None:
+    def __init__(self, root: Path, kind: str = "qcow2", networks: FakeNetworks | Rootless | None = None) -> None:
         self.layout = Layout.of(root)
         self.host = Host()
         self.driver = FakeDriver(self.host)
@@ -108,6 +111,7 @@ class House:
         self.store = Store(self.layout, self.disks)
         self.booked: list[Size] = []
         self.free: list[Size] = []
+        self.networks = networks or FakeNetworks()
         self.images = self.again()
 
     def again(self) -> Images:
@@ -118,6 +122,7 @@ class House:
             inside=self.agents.inside,
             book=self._book,
             archive=lambda: b"the agent",
+            outside=Uplinks(networks=self.networks, variables=self.networks.variables),
         )
         self.images = Images(means)
         return self.images

@@ -105,6 +105,9 @@ class FakeNetworks:
         self.opened.pop(environment, None)
         self.uplinks.discard(environment)
 
+    def variables(self, environment: str, peers: Sequence[str] = ()) -> Mapping[str, str]:
+        return {"http_proxy": "http://fake"} if environment in self.uplinks else {}
+
     async def found(self, instance: str) -> Sequence[str]:
         return list(self.opened)
 

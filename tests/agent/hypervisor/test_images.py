@@ -28,6 +28,7 @@ from paddock.wire import methods
 from paddock.wire.messages import Code
 from paddock.wire.specs import chain_params
 from tests.agent.hypervisor.builders import MIB, House, disk, image, script, serving
+from tests.agent.hypervisor.doubles import UPLINK
 from tests.agent.hypervisor.fakes import Woe
 from tools.filesystems import mounted
 from tools.maven import Unavailable
@@ -122,6 +123,89 @@ async def test_a_machine_that_builds_has_no_card_and_is_booked(house: House, deb
 
     assert not any(plan.cards or plan.is_template for plan in plans)
     assert house.booked == [Size(memory=64 * MIB, vcpus=1)] * 3 == house.free
+
+
+async def test_scripts_reach_what_their_own_image_lists_and_only_while_they_run(house: House, debian: Image) -> None:
+    seen: list[tuple[int, list[str]]] = []
+    house.agents.mute = lambda start: bool(seen.append((len(start.plan.cards), list(house.networks.opened))))
+    web = image("web", "one", parent="debian", egress=("a.org:443",))
+    shop = image("shop", "two", parent="web")
+
+    await house.images.ensure((replace(debian, egress=("b.org:80",)), web, shop))
+
+    assert [cards for cards, _ in seen] == [0, 1, 0, 0], "the agent, one, two, the boot before it serves"
+    assert [len(opened) for _, opened in seen] == [0, 1, 0, 0]
+    assert [told["env"] for told in house.agents.told] == [{"http_proxy": "http://fake"}, {}]
+    one, two = house.agents.wakes
+    assert (one.macs, one.addresses, dict(one.env)) == ((UPLINK.mac,), (UPLINK.address,), house.agents.told[0]["env"])
+    assert (two.macs, two.addresses, dict(two.env)) == ((), (), {})
+    assert not any(wake.host_keys or wake.login_key or wake.authorized_keys for wake in house.agents.wakes)
+    assert await house.networks.found(house.layout.instance) == []
+
+
+async def test_a_scripts_own_variables_go_before_those_that_lead_outside(house: House, debian: Image) -> None:
+    asked = replace(script("one"), env={"http_proxy": "http://own", "LEVEL": "3"})
+    web = replace(image("web", parent="debian", egress=("a.org:443",)), scripts=(asked,))
+
+    await house.images.ensure((debian, web))
+
+    assert [told["env"] for told in house.agents.told] == [{"http_proxy": "http://own", "LEVEL": "3"}]
+
+
+async def test_each_build_asks_outside_under_a_name_that_no_other_has(house: House, debian: Image) -> None:
+    names: set[str] = set()
+    house.agents.mute = lambda start: bool(names.update(house.networks.opened))
+    said: list[bytes] = []
+
+    await house.images.ensure((debian, image("web", "one", "two", parent="debian", egress=("a.org:443",))), said.append)
+
+    assert len(names) == 2
+    for name in names:
+        assert f"it may reach a.org:443; its access log is {name}.log".encode() in b"".join(said)
+        assert f"paddock-{house.layout.instance}-{name}" in " ".join(house.driver.calls), "as its machine is called"
+
+
+async def test_another_list_makes_no_other_layer(house: House, debian: Image) -> None:
+    chain = chain_of(debian, "one")
+    digest = await house.images.ensure(chain)
+    house.agents.ran.clear()
+
+    assert await house.images.ensure((debian, replace(chain[1], egress=("a.org:443",)))) == digest
+    assert house.agents.ran == []
+
+
+@pytest.mark.parametrize("end", ["fails", "does not come up", "is given up"])
+async def test_however_a_build_ends_its_way_outside_is_closed(house: House, debian: Image, end: str) -> None:
+    chain = (debian, image("web", "one", parent="debian", egress=("a.org:443",)))
+    await house.images.ensure((debian,))
+    if end == "fails":
+        house.agents.exits["one"] = 1
+    if end == "does not come up":
+        house.driver.misbehave("boot", Woe.DIE)
+    if end == "is given up":
+        house.agents.gates["one"] = asyncio.Event()
+        job = asyncio.create_task(house.images.ensure(chain))
+        await house.agents.began.get()
+        assert len(house.networks.opened) == 1
+        job.cancel()
+        with suppress(asyncio.CancelledError):
+            await job
+        await house.images.close()
+    else:
+        with pytest.raises(Broken):
+            await house.images.ensure(chain)
+
+    assert await house.networks.found(house.layout.instance) == []
+    assert (house.making, house.host.machines) == ([], {})
+
+
+async def test_a_list_that_this_host_cannot_read_is_refused_before_anything_is_done(
+    house: House, debian: Image
+) -> None:
+    with pytest.raises(Refused, match=r"image web: egress: \+\.org:443 names no host"):
+        await house.images.ensure((debian, image("web", "one", parent="debian", egress=("+.org:443",))))
+
+    assert house.driver.calls == [f"running {house.layout.instance}"]
 
 
 async def test_a_larger_disk_alone_is_a_layer_that_no_machine_makes(house: House, debian: Image) -> None:

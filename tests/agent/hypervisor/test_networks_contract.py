@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.skills.hypervisor.images.outside import Uplinks
 from paddock.agent.skills.hypervisor.networks.rooted import Rooted
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.ports import Networks
@@ -70,6 +71,22 @@ async def test_the_way_outside_comes_last_and_only_where_there_is_a_list(network
     assert uplink.netdev
     assert uplink.address == "10.0.2.15/24"
     assert [card.mac for card in await networks.wire("e2", "a", place, [CARD])] == [CARD.mac]
+
+
+async def test_a_machine_that_builds_has_a_way_outside_and_nothing_else(
+    networks: FakeNetworks | Rootless | Rooted, place: Path
+) -> None:
+    outside = Uplinks(networks=networks, variables=networks.variables)
+
+    way = await outside.open("image-0123456789ab", place, ["example.org:443"])
+
+    (card,) = way.cards
+    assert (bool(card.netdev), card.address) == (True, "10.0.2.15/24")
+    assert way.env["http_proxy"]
+    for _ in range(2):
+        await outside.close("image-0123456789ab")
+    assert list(await networks.found(INSTANCE)) == []
+    assert networks.variables("image-0123456789ab") == {}
 
 
 async def test_what_is_opened_and_wired_again_is_the_same(networks: Networks, place: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from paddock.agent.cables.signing import MARK, signed_in
 from paddock.agent.paths import name_for
+from paddock.agent.skills.hypervisor.images.outside import Uplinks
 from paddock.agent.skills.hypervisor.metadata import Metadata
 from paddock.agent.skills.hypervisor.networks import uplink
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
@@ -331,6 +332,20 @@ async def test_a_machine_is_told_about_itself_and_about_nobody_else(root: Path) 
         await networks.tell("e1", "a", [])
         await asyncio.to_thread(until, lambda: "AAAAlease" not in told("a", key))
         await networks.close("e1")
+    assert left_behind(root) == []
+
+
+async def test_a_machine_that_builds_is_told_about_nobody(root: Path) -> None:
+    async with Rootless(root / "networks", INSTANCE, metadata=Metadata()) as networks:
+        outside = Uplinks(networks=networks, variables=networks.variables)
+        place = root / "image-1"
+        place.mkdir(mode=0o700)
+
+        way = await outside.open("image-1", place, ["example.org:443"])
+
+        assert [f"guestfwd=tcp:{uplink.PROXY}-cmd:" in card.netdev for card in way.cards] == [True]
+        assert way.env["https_proxy"] == f"http://{uplink.PROXY}"
+        await outside.close("image-1")
     assert left_behind(root) == []
 
 

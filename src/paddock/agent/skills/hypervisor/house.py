@@ -21,6 +21,7 @@ from paddock.agent.skills.hypervisor.errands.putting import Helper
 from paddock.agent.skills.hypervisor.figures import figures
 from paddock.agent.skills.hypervisor.images import Images
 from paddock.agent.skills.hypervisor.images.building import Means
+from paddock.agent.skills.hypervisor.images.outside import Uplinks
 from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.inside import Channels
 from paddock.agent.skills.hypervisor.layout import Layout
@@ -61,6 +62,7 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
                 inside=channels.inside,
                 book=Bench().booked,
                 archive=archive,
+                outside=Uplinks(networks=networks, variables=networks.variables),
                 helper=Helper(driver, disks, instance=where.instance, archive=archive),
             )
         )

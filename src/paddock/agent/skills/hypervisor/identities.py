@@ -5,7 +5,7 @@ Effects: none of its own; chance comes from the kernel of the host.
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from paddock.agent.skills.hypervisor.keys import Pair
@@ -53,7 +53,7 @@ def of_machine(
     )
 
 
-def of_nobody(machine: str) -> Wake:
+def of_nobody(machine: str, *, cards: Sequence[Card] = (), env: Mapping[str, str] | None = None) -> Wake:
     """For a machine that builds an image or becomes a template: good for as long as that takes."""
     return Wake(
         agent=f"{NOBODY}.{machine}",
@@ -65,6 +65,9 @@ def of_nobody(machine: str) -> Wake:
         wake_id=secrets.token_hex(8),
         time=datetime.now(UTC),
         entropy=os.urandom(_ENTROPY),
+        macs=tuple(card.mac for card in cards),
+        addresses=tuple(card.address for card in cards),
+        env=dict(env or {}),
     )
 
 

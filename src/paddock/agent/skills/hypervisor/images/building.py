@@ -7,7 +7,7 @@ machine and directory are gone afterwards, or at the next start.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from paddock.agent.skills.hypervisor import identities
-from paddock.agent.skills.hypervisor.images import seeding
+from paddock.agent.skills.hypervisor.images import outside, seeding
 from paddock.agent.skills.hypervisor.images.layers import Layer
 from paddock.agent.skills.hypervisor.images.logs import BuildLog
+from paddock.agent.skills.hypervisor.images.outside import NOWHERE, Outside, Way
 from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.ports import Driver, Plan
 from paddock.agent.skills.skill import in_thread
@@ -32,6 +33,7 @@ OFF_LIMIT = timedelta(minutes=2)
 PARK_LIMIT = timedelta(seconds=60)
 VOLUME = "layer"
 """Below a build's directory: what is sealed, and nothing else."""
+_PLACE = "image-"
 
 
 class Guest(Protocol):
@@ -80,6 +82,7 @@ class Means:
     book: Book
     archive: Callable[[], bytes]
     """The agent as one file, for images that do not have it."""
+    outside: Outside
     helper: Helper | None = None
 
 
@@ -91,16 +94,24 @@ class Machine:
     name: str
     images: Chain
     settings: Image
+    egress: tuple[str, ...] = ()
+    """What it may reach outside; nothing while no script runs."""
 
 
 @asynccontextmanager
-async def place(means: Means, settings: Image, images: Chain) -> AsyncIterator[Machine]:
-    """A directory for a build. Its machine and all that is in it are gone when the block ends."""
+async def place(
+    means: Means, settings: Image, images: Chain, *, egress: tuple[str, ...] = ()
+) -> AsyncIterator[Machine]:
+    """A directory for a build. Its machine, its way outside and all that is in it are gone when the block ends."""
     layout = means.store.layout
-    directory = layout.making / f"image-{secrets.token_hex(6)}"
+    directory = layout.making / f"{_PLACE}{secrets.token_hex(6)}"
     directory.mkdir(mode=0o700, parents=True)
     machine = Machine(
-        directory=directory, name=uniform(layout.instance, directory.name), images=images, settings=settings
+        directory=directory,
+        name=uniform(layout.instance, directory.name),
+        images=images,
+        settings=settings,
+        egress=egress,
     )
     try:
         yield machine
@@ -110,7 +121,17 @@ async def place(means: Means, settings: Image, images: Chain) -> AsyncIterator[M
 
 async def _clear(means: Means, machine: Machine) -> None:
     await means.driver.end(machine.directory, machine.name)
+    if machine.egress:
+        await means.outside.close(machine.directory.name)
+    # Last: by it the next start knows what there may be.
     await means.store.drop(machine.directory)
+
+
+async def close_left(means: Means, left: Iterable[Path]) -> None:
+    """What builds of a killed agent had of the outside is gone; `left` are directories below `making`."""
+    for directory in left:
+        if directory.name.startswith(_PLACE):
+            await means.outside.close(directory.name)
 
 
 async def _undisturbed(work: Coroutine[None, None, None]) -> None:
@@ -138,7 +159,8 @@ async def build(means: Means, step: Step, images: Chain, log: BuildLog) -> Layer
     name = step.script.name if step.script is not None else ""
     log.line(f"image {step.image}: {_what(step, is_first=not parent.parent)}, layer {step.digest[:12]}")
     made = secrets.token_hex(8)
-    async with place(means, step.settings, images) as machine:
+    egress = step.settings.egress if step.script is not None else ()
+    async with place(means, step.settings, images, egress=egress) as machine:
         volume = machine.directory / VOLUME / made
         (machine.directory / VOLUME).mkdir(mode=0o700)
         await means.store.disks.clone(means.store.volume(step.parent), volume, size=step.size)
@@ -185,14 +207,14 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
     if is_first and step.settings.entry is Entry.NOCLOUD:
         seed = machine.directory / "seed"
         await in_thread(lambda: _plant(seed, means.archive(), machine.name))
-    async with _booted(means, machine, volume, seed, log) as (guest, plan):
+    async with _booted(means, machine, volume, seed, log) as (guest, plan, way):
         if step.script is not None:
             script = step.script
-            await guest.wake(identities.of_nobody("image"), PARK_LIMIT)
+            await guest.wake(identities.of_nobody(outside.MACHINE, cards=way.cards, env=way.env), PARK_LIMIT)
             code = await guest.run(
                 script.run,
                 interpreter=script.interpreter,
-                env=script.env,
+                env={**way.env, **script.env},
                 files=script.files,
                 limit=step.settings.limit,
                 output=log.write,
@@ -213,10 +235,11 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
 @asynccontextmanager
 async def _booted(
     means: Means, machine: Machine, volume: Path, seed: Path | None, log: BuildLog
-) -> AsyncIterator[tuple[Guest, Plan]]:
+) -> AsyncIterator[tuple[Guest, Plan, Way]]:
     settings = machine.settings
     async with means.book(Size(memory=settings.memory, vcpus=settings.vcpus)):
-        plan = await _plan(means, machine, volume, seed)
+        way = await _way(means, machine, log)
+        plan = await _plan(means, machine, volume, seed, way)
         began = time.monotonic()
         faults.at("hypervisor.image_booting")
         try:
@@ -225,10 +248,18 @@ async def _booted(
             async with means.inside(machine.directory) as guest:
                 await guest.parked(settings.limit)
                 log.line(f"its agent answers {time.monotonic() - began:.1f} s after its machine was started")
-                yield guest, plan
+                yield guest, plan, way
         except PaddockError:
             await _console(machine.directory / "console.log", log)
             raise
+
+
+async def _way(means: Means, machine: Machine, log: BuildLog) -> Way:
+    """Closed with its place."""
+    if not machine.egress:
+        return NOWHERE
+    log.line(f"it may reach {', '.join(machine.egress)}; its access log is {machine.directory.name}.log")
+    return await means.outside.open(machine.directory.name, machine.directory, machine.egress)
 
 
 async def _console(path: Path, log: BuildLog) -> None:
@@ -245,7 +276,7 @@ async def _console(path: Path, log: BuildLog) -> None:
         log.write(said.replace(b"\r", b""))
 
 
-async def _plan(means: Means, machine: Machine, volume: Path, seed: Path | None) -> Plan:
+async def _plan(means: Means, machine: Machine, volume: Path, seed: Path | None, way: Way) -> Plan:
     kernel = kernel_of(machine.images)
     return Plan(
         name=machine.name,
@@ -253,6 +284,7 @@ async def _plan(means: Means, machine: Machine, volume: Path, seed: Path | None)
         memory=machine.settings.memory,
         vcpus=machine.settings.vcpus,
         disks=await means.store.disks.disks(volume),
+        cards=way.cards,
         kernel=Path(kernel.kernel) if kernel.kernel else None,
         initrd=Path(kernel.initrd) if kernel.initrd else None,
         cmdline=kernel.cmdline,

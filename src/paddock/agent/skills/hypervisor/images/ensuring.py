@@ -23,6 +23,7 @@ from paddock.agent.skills.hypervisor.images.collecting import Removal, Thing, Wa
 from paddock.agent.skills.hypervisor.images.flights import Act, Flight, Flights
 from paddock.agent.skills.hypervisor.images.layers import Layer
 from paddock.agent.skills.skill import Call, Deed, Read, Work, in_thread
+from paddock.core.egress import Egress
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.core.image import Chain, Entry, Step, steps
 from paddock.wire import fields
@@ -62,13 +63,14 @@ class Images:
         """Whoever looks what there is, or takes something away."""
 
     async def open(self) -> None:
-        """What a killed agent left is gone: machines that build, half layers, old halves of downloads."""
+        """What a killed agent left is gone: machines that build, their ways outside, half layers, old halves."""
         layout, driver = self._store.layout, self._means.driver
         left = {place.name: place for place in layout.making.iterdir()} if layout.making.is_dir() else {}
         for one in await driver.running(layout.instance):
             for name, place in left.items():
                 if one.name.endswith(f"-{name}"):
                     await driver.end(place, one.name)
+        await building.close_left(self._means, left.values())
         await self._store.sweep()
         await in_thread(lambda: downloading.sweep(self._home / bases.HALVES, time.time()))
         await in_thread(lambda: logs.sweep(self._home / LOGS))
@@ -150,6 +152,10 @@ class Images:
         if first.entry is Entry.HELPER and self._means.helper is None:
             raise Refused(f"image {first.name}: this host has no helper machine", hint="use entry nocloud or none")
         for image in chain:
+            try:
+                Egress.read(image.egress)
+            except Refused as exc:
+                raise Refused(f"image {image.name}: {exc.message}", hint=exc.hint) from None
             for file in (image.kernel, image.initrd):
                 if file and not Path(file).is_file():
                     raise Refused(f"image {image.name}: {file} is no file on this host")
