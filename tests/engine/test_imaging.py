@@ -194,6 +194,33 @@ async def test_a_change_that_makes_no_other_disk_builds_nothing(scene: Virtual) 
     assert scene.image().chain[0].limit == timedelta(hours=1)
 
 
+async def test_what_is_told_of_the_same_disk_otherwise_holds_for_the_next_machine(scene: Virtual) -> None:
+    await scene.acquire("vm")
+    other = replace(DEBIAN, restart=("ssh",), egress=("a.org:443",))
+    scene.configure(hosts=hosts("vm-1"), images={"debian": other}, pools={"vm": VM})
+    await scene.acquire("vm")
+
+    assert len(scene.orders("image.build")) == 1
+    last = scene.orders("machine.build")[-1]
+    assert [read_image(one, "image") for one in last.params["spec"]["image"]] == [other]
+
+
+async def test_another_egress_or_limit_may_help_what_failed_and_has_it_tried_at_once(scene: Virtual) -> None:
+    scene.carrier("vm-1").on("image.build", Reply(code="failed"), Reply())
+    lease = await scene.acquire("vm")
+    assert scene.image().state == "failed"
+
+    scene.configure(hosts=hosts("vm-1"), images={"debian": replace(DEBIAN, where="p.yaml:9")}, pools={"vm": VM})
+    await scene.settle()
+    assert scene.image().state == "failed", "it is the same, and stands elsewhere in the file"
+    scene.configure(hosts=hosts("vm-1"), images={"debian": replace(DEBIAN, egress=("a.org:443",))}, pools={"vm": VM})
+    await scene.settle()
+
+    assert scene.lease(lease.id).state == "granted"
+    (told,) = scene.orders("image.build")[-1].params["chain"]
+    assert told["egress"] == ["a.org:443"]
+
+
 async def test_an_image_that_is_no_longer_configured_is_forgotten(scene: Virtual) -> None:
     await scene.acquire("vm")
     scene.configure(hosts=hosts("vm-1"), images={}, pools={})

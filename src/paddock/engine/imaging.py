@@ -184,8 +184,12 @@ def _follow(tables: Tables, row: HostImage, configured: Chain, *, now: datetime)
     if row.chain == configured:
         return row
     other = recipe(configured)
-    if other == row.recipe:  # its limits, or where it stands in the file
-        return tables.images.swap(row, replace(row, chain=configured))
+    if other == row.recipe:  # its limits, its egress, what forks restart, or where it stands in the file
+        serving = configured if row.serving and recipe(row.serving) == other else row.serving
+        same = replace(row, chain=configured, serving=serving)
+        if row.state is State.FAILED and chain_params(configured) != chain_params(row.chain):
+            return _want(tables, row, replace(same, attempts=0), now=now)
+        return tables.images.swap(row, same)
     changed = replace(row, chain=configured, recipe=other, attempts=0)
     if row.state is State.WANTED:
         return tables.images.swap(row, changed)
