@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.ledger import Ledger
 from paddock.wire.hello import TaskState
 from paddock.wire.messages import Code, Failure, Success
 from tests.agent.conftest import Host
@@ -198,3 +199,23 @@ async def test_a_task_that_finds_no_room_to_start_waits_for_it(
         "late": None,
     }
     assert worker.finals["late"].code is Code.TIMED_OUT  # its limit was running all the time
+
+
+async def test_what_the_server_has_is_cleared_away_when_there_is_room_again(
+    disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with bench(disk.place) as worker:
+        await worker.give("a", "exit 5")
+        await worker.until_ended("a")
+        disk.fill()
+        worker.worker.told("a")
+        async with asyncio.timeout(20):
+            while "a closed entry waits for the disk" not in caplog.text:  # noqa: ASYNC110 - a line of a log is no event
+                await asyncio.sleep(0.02)
+        disk.free()
+        async with asyncio.timeout(20):
+            while [*(disk.place / "state/tasks").iterdir()]:  # noqa: ASYNC110 - a directory that goes is no event
+                await asyncio.sleep(0.02)
+    ledger = Ledger.open(disk.place / "state/ledger")
+    assert await ledger.unacknowledged() == []
+    await ledger.close()

@@ -4,7 +4,6 @@ Effects: journaled; an end is durable before it is told, and its entry is closed
 """
 
 import asyncio
-import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -45,6 +44,7 @@ class Outcomes:
         self._is_task = is_task
         self._finished: dict[str, Entry] = {}
         self._answered: set[str] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """How many are not over."""
@@ -68,6 +68,11 @@ class Outcomes:
             faults.at("agent.told")
             self._answered.add(task)
             self.settle(task)
+
+    def leave(self) -> None:
+        """What could not be closed yet is told again after the next start."""
+        for closing in self._closing:
+            closing.cancel()
 
     async def finish(self, entry: Entry, outcome: Outcome) -> Entry:
         """Durable before it is told; a disk that is full now will not be for ever."""
@@ -106,16 +111,23 @@ class Outcomes:
         if task in self._answered and not self._spool.has(task) and task in self._finished:
             entry = self._finished.pop(task)
             self._answered.discard(task)
-            self._group.create_task(self._acknowledge(entry))
+            closing = self._group.create_task(self._acknowledge(entry))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def _acknowledge(self, entry: Entry) -> None:
         if not await self._is_heard(entry):
             return  # it is told again after the next start
         faults.at("agent.acknowledging")
-        with contextlib.suppress(Unwritable):  # then it is told again after the next start
-            await self._ledger.acknowledge([entry.id], now=datetime.now(UTC))
-            faults.at("agent.acknowledged")
-            await self._clear(entry)
+        while True:
+            try:
+                await self._ledger.acknowledge([entry.id], now=datetime.now(UTC))
+                break
+            except Unwritable as exc:
+                _log.warning("a closed entry waits for the disk", extra={"task": entry.task, "why": exc.message})
+                await asyncio.sleep(RETRY)
+        faults.at("agent.acknowledged")
+        await self._clear(entry)
 
     async def _is_heard(self, entry: Entry) -> bool:
         """Let the skill know that the server has it all; before the entry is closed, so again after a crash."""

@@ -191,6 +191,7 @@ class Worker:
 
     def leave(self) -> None:
         """Let go of everything: what keepers hold goes on, the rest is taken up at the next birth."""
+        self._outcomes.leave()
         for running in self._running.values():
             if running.job is not None:
                 running.job.cancel()
