@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import cloning, forking, hearing, lending, logs, machine, ordering, resting, wires
+from bench import cloning, forking, hearing, lending, logs, machine, ordering, resting, restoring, wires
 from bench.aims import (
     AGENT,
     AGENT_RSS,
@@ -49,6 +49,7 @@ from bench.aims import (
     SWITCH_RSS,
     TAIL_P95,
     TURNAROUND,
+    VIRSH,
 )
 from bench.figure import Figure, Measured, figure, missing
 from bench.pace import QUICK, WHOLE, Pace
@@ -89,6 +90,7 @@ PARTS: Mapping[str, Part] = {
     "output": _agent(logs.output, OUTPUT),
     "starts": _agent(ordering.starts, START, IDLE_RSS, IDLE_CPU),
     "forks": _machines(forking.forks, FORK_P50, FORK_P95, FORK_COLD),
+    "restores": _machines(restoring.restores, VIRSH),
     "forks-at-once": _machines(forking.many, FORK_MEMORY),
     "turns": _machines(forking.turns, TURNAROUND),
     "clones": _machines(cloning.overlays, CLONE, CLONE_1),
