@@ -46,9 +46,18 @@ POOLS = f"""
     name: single
     machines: [{{name: only, image: plain, memory: {MEMORY}, display: true}}]
     host: local
+- environment:
+    name: linked
+    machines:
+      - {{name: one, image: plain, memory: {MEMORY}, nets: [lan]}}
+      - {{name: two, image: plain, memory: {MEMORY}, nets: [lan]}}
+    networks: [{{name: lan}}]
+    egress: ["192.0.2.1:443"]
+    host: local
+    min-ready: 0
 - job:
     name: trip
-    environment: pair
+    environment: linked
     trusted: true
     limit: 30m
     limits: {{hello: 20m, before: 20m}}
@@ -58,6 +67,11 @@ POOLS = f"""
       - {{name: jump, kexec: {{kernel: /vmlinuz, initrd: /initrd.img}}, on: two, within: 10m}}
     steps:
       - {{name: come, run: 'cat /proc/sys/kernel/random/boot_id /var/left; echo "$PADDOCK_MACHINE came" > /dev/ttyS0'}}
+      - name: cut
+        run: |
+          card=$(ip -4 -br addr | grep 10.0.2.15 | cut -d ' ' -f 1)
+          ip link set "$card" down
+          echo cut "$card"
       - {{name: meet, on: two, run: 'ssh -o BatchMode=yes one hostname'}}
 - project: {{name: openstack-dev/ci-sandbox, branches: [master], jobs: [trip]}}
 """
@@ -302,7 +316,10 @@ def test_a_job_reboots_one_fork_and_jumps_in_the_other_and_goes_on_under_new_boo
     assert log("main-1-one")[1] == "left" == log("main-1-two")[1]
     for machine in ("one", "two"):
         assert log(f"before-1-{machine}")[0] != log(f"main-1-{machine}")[0], "another kernel runs"
-    assert log("main-2-two")[-1] == "one", "its keys and its network are there after a reboot, too"
+    for machine in ("one", "two"):
+        said = log(f"main-2-{machine}")
+        assert (said[0], len(said)) == ("cut", 2), "it had an uplink, and has none"
+    assert log("main-3-two")[-1] == "one", "keys and network are there after a reboot and without an uplink"
 
     console = lab.house.step_log(run["id"], "console-1-one")
     assert console.index("drawn ") < console.index("one came"), "what it said before and after its reboot"
