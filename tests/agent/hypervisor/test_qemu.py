@@ -1,8 +1,10 @@
 """The driver qemu without QEMU: its command line, monitor, last words, pictures, and how it chooses an accelerator."""
 
 import asyncio
+import base64
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -34,6 +36,8 @@ from paddock.agent.skills.hypervisor.ports import Card, Disk, Plan
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import trees
 from paddock.hands.keeper import boot_id
+from paddock.wire import framing
+from paddock.wire.framing import JSON
 
 MIB = 1 << 20
 DIRECTORY = Path("/state/hypervisor/machines/pool-1/one")
@@ -303,6 +307,51 @@ def test_a_picture_is_the_same_as_a_png() -> None:
         place = found.index(kind)
         length = struct.unpack(">I", found[place - 4 : place])[0]
         assert struct.unpack(">I", found[place + 4 + length :][:4])[0] == zlib.crc32(found[place : place + 4 + length])
+
+
+def shown(png: bytes) -> tuple[int, int, bytes]:
+    """Width, height and pixels of a picture as `screens` packs it."""
+    width, height = struct.unpack(">II", png[16:24])
+    start = png.index(b"IDAT") + 4
+    rows = zlib.decompress(png[start : start + struct.unpack(">I", png[start - 8 : start - 4])[0]])
+    length = 1 + width * 3
+    assert len(rows) == height * length
+    return width, height, b"".join(rows[at + 1 : at + length] for at in range(0, len(rows), length))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "smaller"),
+    [((640, 480), (640, 480)), ((1024, 768), (1024, 768)), ((1920, 1080), (960, 540))],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
+def test_noise_fits_into_one_message_with_fewer_colours_or_fewer_pixels(
+    size: tuple[int, int], smaller: tuple[int, int]
+) -> None:
+    noise = random.Random(4).randbytes(size[0] * size[1] * 3)
+
+    png = screens.png(b"P6\n%d %d\n255\n" % size + noise)
+
+    answer: dict[str, JSON] = {"png": base64.b64encode(png).decode("ascii"), "at": "2026-11-20T12:00:00.000Z"}
+    framing.dump({"id": "1", "result": answer})  # Malformed if it is too long
+    width, height, pixels = shown(png)
+    assert (width, height) == smaller
+    step = size[0] // width
+    kept = [noise[(y * step * size[0] + x * step) * 3 + c] for y in range(9) for x in range(width) for c in range(3)]
+    assert max(abs(a - b) for a, b in zip(pixels, kept, strict=False)) <= 256 // 6
+
+
+def test_a_picture_that_fits_keeps_all_its_colours_and_one_that_does_not_its_black_and_white() -> None:
+    words = (b"\0\0\0" * 3 + b"\xff\xff\xff") * 40 * 100
+    colours = random.Random(4).randbytes(160 * 20 * 3)
+    ppm = b"P6\n160 120\n255\n" + words + colours
+
+    assert shown(screens.png(ppm)) == (160, 120, words + colours)
+    width, height, pixels = shown(screens.png(ppm, 7_000))
+
+    assert (width, height, pixels[: len(words)]) == (160, 120, words)
+    with pytest.raises(Broken, match="160x120 pixels do not fit into 60 bytes"):
+        screens.png(ppm, 60)
 
 
 @pytest.mark.parametrize("half", [b"", b"P6\n3 2\n255\n123", b"P5\n1 1\n255\n1"])
