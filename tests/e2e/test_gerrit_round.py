@@ -74,7 +74,13 @@ def see_to_it(paddock: House, gerrit: Gerrit, change: Pushed) -> None:
         return paddock.tended() and hears(paddock, later.number)
 
     paddock.until(is_past, "the stream is heard again")
-    if not hears(paddock, change.number):
+
+    def was_heard() -> str:
+        """Yes or no, of a server that lives."""
+        paddock.tend()
+        return "yes" if hears(paddock, change.number) else "no"
+
+    if paddock.until(was_heard, "the server says what it has heard") == "no":
         gerrit.comment(change, "Patch Set 1:\n\nmy-ci recheck")
 
 
