@@ -160,7 +160,7 @@ class Guest:
     def _command(self) -> list[str]:
         image, initrd = self._system
         command = [
-            *(QEMU, "-accel", "tcg,thread=multi,tb-size=128", "-machine", "pc", "-cpu", "max"),
+            *(QEMU, "-accel", "tcg,thread=multi,tb-size=128", "-machine", "pc", "-cpu", "max,la57=off"),
             *("-smp", "1", "-m", "128", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(image), "-initrd", str(initrd)),
             *("-append", "console=ttyS0 quiet panic=1 mitigations=off"),
