@@ -193,7 +193,11 @@ async def test_a_download_that_is_cancelled_ends_at_once_and_keeps_its_half(file
     job = asyncio.create_task(
         stoppable(
             lambda stop: downloading.download(
-                f"{files.url}/image", sha256="", directory=tmp_path, told=lambda done, total: some.set(), stop=stop
+                f"{files.url}/image",
+                sha256=DIGEST,
+                directory=tmp_path,
+                told=lambda done, total: some.set(),
+                stop=stop,
             )
         )
     )

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -487,6 +488,51 @@ async def test_an_image_is_downloaded_once_for_all_that_are_made_of_it(
     base = house.images.volume(hashlib.sha256(content).hexdigest())
     assert (base / "system.raw").read_bytes() == content_of(debian)
     assert b"is downloaded from" in b"".join(seen)
+
+
+@pytest.mark.parametrize("first", ["right", "wrong", "unsaid"])
+async def test_each_who_asks_for_a_url_at_the_same_time_has_its_own_checksum_looked_at(
+    house: House, debian: Image, first: str
+) -> None:
+    content = content_of(debian)
+    sums = {"right": hashlib.sha256(content).hexdigest(), "wrong": "0" * 64, "unsaid": ""}
+    order = [first, *(one for one in sums if one != first)]
+    with serving(content={"debian": content}, hang=threading.Event()) as files:
+        url = f"{files.url}/debian"
+        jobs = {}
+        for name in order:
+            chain = (image(name, url=url, sha256=sums[name]), image(f"{name}-web", "one", parent=name))
+            jobs[name] = asyncio.create_task(house.images.ensure(chain))
+            assert await asyncio.to_thread(files.halfway.wait, 20)
+        assert files.hang is not None
+        files.hang.set()
+        async with asyncio.timeout(20):
+            await asyncio.wait(jobs.values())
+
+    with pytest.raises(Refused, match=f"its sha256 is {sums['right']}, not 000"):
+        jobs["wrong"].result()
+    assert jobs["right"].result() == jobs["unsaid"].result()
+    assert house.agents.ran == ["one"], "what has the same content is one base"
+    assert house.store.find(jobs["right"].result()) is not None
+    assert list((house.layout.images / "downloads").iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["right", "wrong", "unsaid"])
+async def test_each_who_asks_for_a_file_at_the_same_time_has_its_own_checksum_looked_at(
+    house: House, debian: Image, first: str
+) -> None:
+    sums = {"right": hashlib.sha256(content_of(debian)).hexdigest(), "wrong": "0" * 64, "unsaid": ""}
+    order = [first, *(one for one in sums if one != first)]
+    chains = {name: chain_of(replace(debian, sha256=sums[name]), "one") for name in order}
+    seen: list[bytes] = []
+    tasks = [house.images.ensure(chains[name], seen.append) for name in order]
+    made = await asyncio.gather(*tasks, return_exceptions=True)
+    found = dict(zip(order, made, strict=True))
+
+    assert isinstance(found["wrong"], Refused)
+    assert found["right"] == found["unsaid"] == digests(chains["right"])[-1]
+    assert b"".join(seen).count(b"becomes a volume") == 1, "what has the same content is one base"
+    assert house.agents.ran == ["one"]
 
 
 async def test_a_download_that_goes_wrong_yields_no_image(

@@ -48,6 +48,8 @@ class Sources:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.taking = asyncio.Lock()
+        """One at a time becomes a layer: the next may hold the same."""
 
     def find(self, key: str) -> str:
         """The SHA-256 that it had; nothing if that is not known."""
@@ -97,9 +99,10 @@ async def make(means: Means, image: Image, sources: Sources, say: Say, tell: Tel
     """The digest of the base's layer, which is sealed. Whatever fails leaves none."""
     began = time.monotonic()
     digest, source, half = await _had(means, image, say, tell)
-    # Of another URL, or of an agent that died before it noted where it was from: others may stand on it.
-    if await in_thread(lambda: means.store.find(digest)) is None:
-        await _take(means, image, sources, source, digest, began, say)
+    async with sources.taking:
+        # Of another URL, or of an agent that died before it noted where it was from: others may stand on it.
+        if await in_thread(lambda: means.store.find(digest)) is None:
+            await _take(means, image, sources, source, digest, began, say)
     sources.note(key_of(image), digest)
     if half is not None:
         half.drop()

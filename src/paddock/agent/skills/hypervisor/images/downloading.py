@@ -57,9 +57,9 @@ class Half:
     about: Path
 
     @classmethod
-    def of(cls, url: str, directory: Path) -> "Half":
-        """Where it lies: one for each URL."""
-        name = hashlib.sha256(url.encode()).hexdigest()[:32]
+    def of(cls, url: str, directory: Path, *, sha256: str = "") -> "Half":
+        """Where it lies: one for each URL and what it is to hold, which may come at the same time."""
+        name = hashlib.sha256(f"{url} {sha256}".rstrip().encode()).hexdigest()[:32]
         return cls(data=directory / f"{name}.part", about=directory / f"{name}.json")
 
     def drop(self) -> None:
@@ -110,7 +110,7 @@ def download(url: str, *, sha256: str, directory: Path, told: Told, stop: Stop) 
     if why := objection(url):
         raise Refused(f"{url}: {why}")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    half = Half.of(url, directory)
+    half = Half.of(url, directory, sha256=sha256)
     pauses = list(_PAUSES)
     while True:
         before = half.start()[0]

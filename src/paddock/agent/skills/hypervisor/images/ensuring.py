@@ -103,7 +103,9 @@ class Images:
         base = await in_thread(lambda: bases.known(chain[0], self._sources))
         async with self._standing(chain, base) as (planned, top):
             if top < 0:
-                key, told = f"base {bases.key_of(chain[0])}", _part(tell, 0.0, _BASE)
+                # Whoever names another checksum has its own looked at, or is refused by it.
+                key = f"base {bases.key_of(chain[0])} {chain[0].sha256.lower()}"
+                told = _part(tell, 0.0, _BASE)
                 base = await self._join(key, f"base-{chain[0].name}", self._base(chain), follow, told)
         async with self._standing(chain, base) as (planned, top):
             if top < 0:
