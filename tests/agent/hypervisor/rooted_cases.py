@@ -53,6 +53,12 @@ def interfaces() -> set[str]:
     return {str(link["ifname"]) for link in ip("link")}
 
 
+def tables() -> list[str]:
+    """Of filters among what stands for the host's own."""
+    done = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True, timeout=LIMIT)
+    return sorted(done.stdout.splitlines())
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     before = interfaces()
@@ -63,6 +69,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     assert left == []
     assert list(namespaces.PLACE.iterdir()) == []
     assert interfaces() == before
+    assert tables() == []
 
 
 @pytest.fixture
@@ -198,13 +205,22 @@ async def test_a_bridge_of_the_host_is_one_that_it_allows_and_has(networks: Root
 
         a.send(EVERYBODY, b"on the lan")
         assert b.hears(b"on the lan")
+        # Whoever answers there knows a machine by its hardware address.
+        a.send(EVERYBODY, b"I am b", source=b.mac)
+        a.send(EVERYBODY, b"I am nobody", source="52:54:00:99:99:99")
+        assert not b.hears(b"I am", 0.3)
+        b.send(a.mac, b"I am b")
+        assert a.hears(b"I am b")
         a.close()
         b.close()
+        assert len(tables()) == 2
 
         await networks.unwire("e1", "a")
         assert len(interfaces() - before) == 1
+        assert len(tables()) == 1
         await networks.close("e2")
         assert interfaces() == before
+        assert tables() == []
     finally:
         run("ip", "link", "delete", "lan0")
 
@@ -228,6 +244,7 @@ async def test_what_a_crash_has_left_is_found_and_swept(root: Path) -> None:
             assert await networks.found(INSTANCE) == ["e2"]
             assert [path.name for path in namespaces.PLACE.iterdir()] == [uniform(INSTANCE, "e2")]
             assert interfaces() == before
+            assert tables() == []
             assert set(left_behind(root)) < set(running)
             await networks.close("e2")
             await networks.close("e2")

@@ -37,7 +37,7 @@ def test_each_card_on_a_network_has_one_tap_whose_name_fits_and_is_nobody_elses(
     assert all(tap.name.startswith(rules.host_prefix("0a1b2c3d")) for tap in found)
 
 
-def test_filters_drop_what_is_sent_in_anothers_name_and_say_nothing_of_the_hosts_own_bridges() -> None:
+def test_filters_drop_what_is_sent_in_anothers_name() -> None:
     text = rules.filters(RECORD, "0a1b2c3d")
     a, lan, _ = rules.taps(RECORD, "0a1b2c3d")
 
@@ -46,6 +46,21 @@ def test_filters_drop_what_is_sent_in_anothers_name_and_say_nothing_of_the_hosts
     assert lan.name not in text
     assert text.count("policy drop") == 2
     assert "virbr0" not in text
+
+
+def test_on_a_bridge_of_the_host_our_cards_speak_in_their_own_names_and_nothing_is_said_of_others() -> None:
+    text = rules.host_filters(RECORD, "0a1b2c3d")
+    lan = rules.taps(RECORD, "0a1b2c3d")[1]
+
+    assert [line.strip() for line in text.splitlines() if "drop" in line] == [
+        f'iifname "{lan.name}" ether saddr != {LAN.mac} drop',
+        f'iifname "{lan.name}" arp saddr ether != {LAN.mac} drop',
+    ]
+    table = rules.host_table("0a1b2c3d", "pool-1")
+    assert text.startswith(f"add table bridge {table}\ndelete table bridge {table}\ntable bridge {table} {{\n")
+    assert "policy accept" in text
+    assert table.startswith(rules.host_prefix("0a1b2c3d"))
+    assert len({table, rules.host_table("0a1b2c3d", "pool-2"), rules.host_table("ffffffff", "pool-1")}) == 3
 
 
 def test_leases_are_fixed_and_lead_nowhere() -> None:

@@ -1,7 +1,7 @@
 """An environment's network namespace: bridges, taps and filters, as its record says.
 
-Effects: idempotent; what is there already stays, what is there and should not be goes. Needs root. Of the host's own
-interfaces only taps on bridges that its configuration allows are touched.
+Effects: idempotent; what is there already stays, what is there and should not be goes. Needs root. Among the host's own
+there are only taps on bridges that its configuration allows, and filters of what comes from them.
 """
 
 import json
@@ -72,6 +72,7 @@ class Namespace:
         _run(["nsenter", f"--net={self.path}", "nft", "-f", "-"], text=rules.filters(record, self._instance))
         self._attach([tap for tap in found if not tap.is_of_host], there, self.name)
         if any(tap.is_of_host for tap in found):
+            _run(["nft", "-f", "-"], text=rules.host_filters(record, self._instance))
             self._attach([tap for tap in found if tap.is_of_host], _names(_links("")), "")
         wanted = {tap.name for tap in found} | {rules.bridge_name(network.name) for network, _ in rules.private(record)}
         _batch(self.name, [f"link delete {name}" for name in there - wanted - {"lo"}])
@@ -130,6 +131,19 @@ def remove_taps(names: Iterable[str]) -> None:
 def host_taps(instance: str) -> list[str]:
     """Interfaces of ours among the host's own, whoever made them."""
     return sorted(name for name in _names(_links("")) if name.startswith(rules.host_prefix(instance)))
+
+
+def remove_filters(names: Iterable[str]) -> None:
+    """These tables of ours are not among the host's own. Idempotent."""
+    lines = [f"{verb} table bridge {name}" for name in names for verb in ("add", "delete")]
+    if lines:
+        _run(["nft", "-f", "-"], text="\n".join([*lines, ""]))
+
+
+def host_filters(instance: str) -> list[str]:
+    """Tables of ours among the host's own, whoever made them."""
+    told = [line.split()[-1] for line in _run(["nft", "list", "tables", "bridge"]).splitlines()]
+    return sorted(name for name in told if name.startswith(rules.host_prefix(instance)))
 
 
 def known(prefix: str) -> list[str]:

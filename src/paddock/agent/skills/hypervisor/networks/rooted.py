@@ -8,7 +8,7 @@ import asyncio
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -136,13 +136,17 @@ class Rooted:
                 records.save(home, known)
                 await self._serve(home, known)
                 await asyncio.to_thread(namespaces.remove_taps, gone)
+                if not any(tap.is_of_host for tap in rules.taps(known, self._homes.instance)):
+                    await asyncio.to_thread(namespaces.remove_filters, self._tables([environment]))
 
     async def close(self, environment: str) -> None:
         """Its programs end; its namespace with all in it, its taps and its directory go."""
         async with self._homes.turn(environment) as home:
             known = records.load(home)
-            gone = [tap.name for tap in rules.taps(known, self._homes.instance)] if known is not None else []
-            await self._undo(self._homes.name(environment), home, gone)
+            gone = rules.taps(known, self._homes.instance) if known is not None else []
+            await self._undo(self._homes.name(environment), home, [tap.name for tap in gone])
+            if any(tap.is_of_host for tap in gone):
+                await asyncio.to_thread(namespaces.remove_filters, self._tables([environment]))
         await self._serve_bridges()
 
     async def found(self, instance: str) -> Sequence[str]:
@@ -219,7 +223,7 @@ class Rooted:
     # The end
 
     async def _sweep(self, owned: Sequence[Record], unowned: Sequence[Path]) -> None:
-        """What a crash has left: directories without a record, namespaces and taps of nobody."""
+        """What a crash has left: directories without a record, namespaces, taps and filters of nobody."""
         for directory in unowned:
             await self._homes.close(directory)
         names = {self._homes.name(known.environment) for known in owned}
@@ -229,6 +233,9 @@ class Rooted:
         kept = {tap.name for known in owned for tap in rules.taps(known, self._homes.instance)}
         there = await asyncio.to_thread(namespaces.host_taps, self._homes.instance)
         await asyncio.to_thread(namespaces.remove_taps, [tap for tap in there if tap not in kept])
+        tables = self._tables(known.environment for known in owned)
+        there = await asyncio.to_thread(namespaces.host_filters, self._homes.instance)
+        await asyncio.to_thread(namespaces.remove_filters, [table for table in there if table not in tables])
 
     async def _undo(self, name: str, home: Path | None, taps: Sequence[str]) -> None:
         namespace = Namespace(name, self._homes.instance)
@@ -246,6 +253,10 @@ class Rooted:
 
     def _namespace(self, environment: str) -> Namespace:
         return Namespace(self._homes.name(environment), self._homes.instance)
+
+    def _tables(self, environments: Iterable[str]) -> set[str]:
+        """Filters of theirs among the host's own: they go after the cards, of which none is ever heard unfiltered."""
+        return {rules.host_table(self._homes.instance, environment) for environment in environments}
 
     def _netdev(self, home: Path, known: Record, machine: str, index: int) -> str:
         bridge = known.network(known.machine(machine).nics[index].network).bridge

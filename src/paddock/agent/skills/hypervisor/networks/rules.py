@@ -4,7 +4,7 @@ Effects: none.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
@@ -102,11 +102,35 @@ def filters(record: Record, instance: str) -> str:
         "  chain cards {",
         "    type filter hook prerouting priority -300; policy accept;",
     ]
-    for tap in taps(record, instance):
-        if not tap.is_of_host:
-            lines.append(f'    iifname "{tap.name}" ether saddr != {tap.nic.mac} drop')
-            lines.append(f'    iifname "{tap.name}" arp saddr ether != {tap.nic.mac} drop')
+    lines += _own_names(tap for tap in taps(record, instance) if not tap.is_of_host)
     return "\n".join([*lines, "  }", "}", ""])
+
+
+def host_table(instance: str, environment: str) -> str:
+    """Of an environment's filters among the host's own; a sweep finds it by its beginning."""
+    return host_prefix(instance) + hashlib.sha256(environment.encode()).hexdigest()[:8]
+
+
+def host_filters(record: Record, instance: str) -> str:
+    """For `nft -f` where the bridges of the host are: our cards on them speak in their own names only."""
+    table = host_table(instance, record.environment)
+    return "\n".join(
+        [
+            f"add table bridge {table}",
+            f"delete table bridge {table}",
+            f"table bridge {table} {{",
+            "  chain cards {",
+            "    type filter hook prerouting priority -300; policy accept;",
+            *_own_names(tap for tap in taps(record, instance) if tap.is_of_host),
+            *("  }", "}", ""),
+        ]
+    )
+
+
+def _own_names(found: Iterable[Tap]) -> Iterator[str]:
+    for tap in found:
+        yield f'    iifname "{tap.name}" ether saddr != {tap.nic.mac} drop'
+        yield f'    iifname "{tap.name}" arp saddr ether != {tap.nic.mac} drop'
 
 
 def leases(record: Record, instance: str, *, metadata: bool) -> str:
