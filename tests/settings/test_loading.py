@@ -258,12 +258,39 @@ def test_what_is_not_right_is_told_with_its_place(text, expected):
         ("{name: j, environment: pool, env: {PADDOCK_RUN: x}}", "names that begin with PADDOCK_ are Paddock's own"),
         ("{name: j, environment: pool, env: {A-B: x}}", 'job j: env: "A-B" is not the name of a variable'),
         ('{name: j, environment: pool, env: {A: "x\\0"}}', "job j: env.A holds a NUL"),
+        ("{name: j, environment: pool, hold-on-failure: 31d}", "hold-on-failure 31d is not between 1s and 30d"),
+        ("{name: j, environment: pool, hold-on-failure: true}", "hold-on-failure true is not a duration"),
+        ("{name: j, environment: pool, hold-disks: true}", "4:49  job j: hold-disks goes with `hold-on-failure`"),
+        (
+            "{name: j, environment: pool, hold-on-failure: 2h, hold-disks: true}",
+            "4:70  job j: hold-disks: machines without an image have no disks of their own",
+        ),
         ("{name: j, environment: pool, trusted: yes}", 'trusted "yes" is not true or false'),
         ("{name: j, environment: pool, step: []}", '4:37  job j: unknown key "step" (did you mean "steps"?)'),
     ],
 )
 def test_a_job_that_is_not_right_is_told_with_its_place(job, expected):
     assert expected in "\n".join(problems(with_job(job)))
+
+
+def test_a_job_says_how_long_what_fails_is_held():
+    read_job = read(with_job("{name: j, environment: pool, hold-on-failure: 2h}"), directory=HERE).configuration.jobs
+    assert (read_job["j"].hold_on_failure, read_job["j"].hold_disks) == (timedelta(hours=2), False)
+    assert whole().jobs["dsvm"].hold_on_failure is None
+
+
+def test_a_job_holds_for_no_longer_than_its_environment_allows():
+    text = """\
+- host: {name: vm-1, skills: [hypervisor]}
+- image: {name: debian, path: /srv/debian.raw}
+- environment: {name: pool, machines: [{name: one, image: debian}], host: vm-1, hold: {longest: 1h}}
+- job: {name: j, environment: pool, hold-on-failure: TTL, hold-disks: true}
+"""
+    job = read(text.replace("TTL", "1h"), directory=HERE).configuration.jobs["j"]
+    assert (job.hold_on_failure, job.hold_disks) == (timedelta(hours=1), True)
+    assert problems(text.replace("TTL", "2h")) == [
+        "paddock.yaml:4:54  job j: hold-on-failure 2h 00m 00s is more than environment pool is held for, 1h 00m 00s"
+    ]
 
 
 def test_a_forges_change_needs_a_trusted_job_on_a_bare_host():

@@ -8,9 +8,10 @@ import pytest
 
 from paddock.core.results import Case, Outcome
 from paddock.ports import Tables
+from paddock.web import telling
 from paddock.web.reading import need
 from tests.web.conftest import HTML, ask
-from tests.web.scene import HOSTILE, OPERATOR, Scene, make
+from tests.web.scene import HOSTILE, OPERATOR, PERSON, Scene, make
 
 OUTSIDE = re.compile(r"""(src|href|action)=["'](?!/|#|\?|https?://(review|ci|wiki)\.example\.org)""")
 PAGES = (
@@ -103,6 +104,23 @@ async def test_a_run_that_failed_shows_its_failed_tests_first_and_what_differs(c
     assert "main-2-controller line 82" in page
     assert "all 40 instances migrated" in page
     assert 'aria-label="earlier runs, oldest first: passed, passed, failed, passed, failed"' in page
+
+
+async def test_a_run_whose_environment_is_held_for_it_says_until_when(scene: Scene) -> None:
+    async def told(held_by: str) -> tuple[str | None, bool]:
+        def hold(tables: Tables) -> None:
+            row = need(tables.environments, "two-node-3", "environment")
+            tables.environments.swap(row, replace(row, held_by=held_by))
+
+        await scene.store.write(hold)
+        async with ask(scene, PERSON) as client:
+            answer = (await client.get("/api/v1/runs/110")).json()
+            return answer["held_until"], ", held until " in (await client.get("/runs/110/")).text
+
+    environment = await scene.store.read(lambda tables: need(tables.environments, "two-node-3", "environment"))
+    assert await told("anna") == (None, False)
+    assert await told("run 111 of dsvm-migrate") == (None, False)
+    assert await told("run 110 of dsvm-migrate") == (telling.moment(environment.hold_until), True)
 
 
 async def test_the_report_stands_as_it_was_posted(client: httpx.AsyncClient) -> None:

@@ -63,6 +63,13 @@ def _change(row: "Run") -> str:
     return f"{row.project} {row.number},{row.patchset}" if row.number else row.project
 
 
+def _left(row: "RunDetail") -> str:
+    """How long what a failed run had is still held; empty: it is not."""
+    from paddock.cli import painting
+
+    return painting.left(row.held_until)
+
+
 @verb(run, "show", example="paddock run show 7f3a\npaddock run show 189221/two-machines")
 @click.argument("id")
 @asks
@@ -80,7 +87,7 @@ def show(client: "Client", id: str, as_json: bool) -> None:
             ("state", row.state),
             ("verdict", row.verdict or ""),
             ("reason", row.reason),
-            ("environment", row.environment),
+            ("environment", f"{row.environment}, held, ends {left}" if (left := _left(row)) else row.environment),
             ("lease", row.lease),
             ("round", row.round),
             ("took", painting.lasted(row.started, row.ended)),

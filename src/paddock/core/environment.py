@@ -1,5 +1,6 @@
 """Machines and networks lent as one: the pool that is configured, and its instances."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -227,6 +228,20 @@ class Environment:
     has_saved: bool = False
     """Whether its host may have copies of its disks."""
     version: int = 0
+
+    @property
+    def held_for(self) -> str:
+        """The job that has what its run left kept, and no person yet; empty: there is none."""
+        found = _LEFT.fullmatch(self.held_by)
+        return found["job"] if found else ""
+
+
+_LEFT = re.compile(r"run \S+ of (?P<job>\S+)")
+
+
+def left_by(run: str, job: str) -> str:
+    """Who holds what a run left, until a person takes it over."""
+    return f"run {run} of {job}"
 
 
 def move(environment: Environment, signal: Signal, *, now: datetime, reason: str = "") -> Environment:

@@ -124,6 +124,10 @@ class Job:
     limits: Limits = Limits()
     sizes: Sizes = Sizes()
     env: Mapping[str, str] = field(default_factory=dict)
+    hold_on_failure: timedelta | None = None
+    """How long what a run leaves that did not go well is held for a person; None: it is cleaned at once."""
+    hold_disks: bool = False
+    """Whether of what is held so only the disks are kept."""
     where: str = ""
 
     def steps_of(self, phase: Phase) -> tuple[Step, ...]:

@@ -14,12 +14,13 @@ from paddock.core import lease as leases
 from paddock.core import results
 from paddock.core import run as runs
 from paddock.core.command import Command
+from paddock.core.configuration import Configuration
 from paddock.core.errors import Refused
 from paddock.core.job import Phase
 from paddock.core.phases import CONSOLE, Finish
 from paddock.core.results import Case, Outcome, Results
 from paddock.core.run import Run, Verdict
-from paddock.engine import leasing
+from paddock.engine import holding, leasing
 from paddock.engine.filing import COLLECT, stream_name
 from paddock.engine.junit import LARGEST, MOST_CASES, read
 from paddock.engine.means import Means, fail, move, need
@@ -74,7 +75,8 @@ async def finish(means: Means, run: Run, act: Finish, *, now: datetime) -> None:
     found, unread = await _read_results(means, run, ended)
     verdict, reason = _verdict(run, act, found, unread)
     faults.at("collecting.read")
-    await means.store.write(lambda tables: end(tables, run, verdict, reason, found, now=now))
+    configuration = means.configuration()
+    await means.store.write(lambda tables: end(tables, configuration, run, verdict, reason, found, now=now))
     faults.at("collecting.ended")
 
 
@@ -165,8 +167,17 @@ def _verdict(run: Run, act: Finish, found: Results, unread: Sequence[str]) -> tu
     return act.verdict, act.reason
 
 
-def end(tables: Tables, run: Run, verdict: Verdict, reason: str, found: Results, *, now: datetime) -> None:
-    """One transaction: the run is done, what it held is dirty, and no answer to its open commands is taken any more."""
+def end(
+    tables: Tables,
+    configuration: Configuration,
+    run: Run,
+    verdict: Verdict,
+    reason: str,
+    found: Results,
+    *,
+    now: datetime,
+) -> None:
+    """One transaction: the run is done, what it had is dirty or held, no answer to its open commands is taken."""
     done = runs.finish(run, verdict, reason=reason, now=now)
     move(tables, "runs", run, done, runs.Signal.FINISH, now=now)
     if found.cases or found.problems:
@@ -175,4 +186,5 @@ def end(tables: Tables, run: Run, verdict: Verdict, reason: str, found: Results,
         fail(tables, command, "stale", "its run is done", now=now)
     lease = need(tables.leases, run.lease, "lease")
     if lease.state is leases.State.GRANTED:
+        holding.wish(tables, configuration, done)
         leasing.end(tables, lease, leases.Signal.RELEASE, now=now, by=f"run {run.id}")

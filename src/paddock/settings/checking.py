@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from paddock.core.job import NOOP
+from paddock.core.report import spell as brief
 from paddock.settings import scalars, shapes, virtual
 from paddock.settings.marks import Path
 from paddock.settings.problems import show
@@ -91,8 +92,26 @@ def _check_job(job: shapes.Job, scene: Scene) -> Iterator[Finding]:
         yield from _check_step(path, step)
         if environment is not None and not is_virtual:
             yield from _check_boots(path, step)
+    yield from _check_hold(job, environment, is_virtual=is_virtual)
     yield from _check_trust(job, scene)
     yield from _check_sources(job, scene)
+
+
+def _check_hold(job: shapes.Job, environment: shapes.Environment | None, *, is_virtual: bool) -> Iterator[Finding]:
+    """What its pool would refuse a person who asked for it."""
+    ttl = job.hold_on_failure
+    if job.hold_disks and ttl is None:
+        yield ("hold-disks",), "hold-disks goes with `hold-on-failure`, which says for how long"
+    if environment is None:
+        return
+    if job.hold_disks and not is_virtual:
+        yield ("hold-disks",), "hold-disks: machines without an image have no disks of their own"
+    if ttl is not None and ttl > environment.hold.longest:
+        longest = brief(environment.hold.longest)
+        yield (
+            ("hold-on-failure",),
+            f"hold-on-failure {brief(ttl)} is more than environment {environment.name} is held for, {longest}",
+        )
 
 
 _BOOTS = ("reboot", "kexec", "power")

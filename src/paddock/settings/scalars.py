@@ -311,6 +311,7 @@ Expression = Annotated[str, BeforeValidator(_expression), WithJsonSchema({"type"
 Glob = Annotated[str, BeforeValidator(_glob)]
 Limit = Annotated[timedelta, BeforeValidator(_between("1s", "7d")), WithJsonSchema(_DURATION)]
 Heartbeat = Annotated[timedelta, BeforeValidator(_between("1s", "5m")), WithJsonSchema(_DURATION)]
+HoldTime = Annotated[timedelta, BeforeValidator(_between("1s", "30d")), WithJsonSchema(_DURATION)]
 Age = Annotated[timedelta, BeforeValidator(_between("1s", "3650d")), WithJsonSchema(_DURATION)]
 Size = Annotated[
     int,

@@ -371,6 +371,14 @@ class Job(Shape):
     artifacts: list[scalars.Glob] = Field([], description="files to keep, as globs below `$PADDOCK_RESULTS`")
     sizes: Sizes = Field(default_factory=lambda: Sizes.model_validate({}), description="how much of a run is kept")
     env: Env = Field({}, description="variables of all steps")
+    hold_on_failure: scalars.HoldTime | None = Field(
+        None,
+        description="how long the environment of a run that fails is held instead of being cleaned, one a job at a "
+        "time. Default: not at all",
+    )
+    hold_disks: bool = Field(
+        default=False, description="with `hold-on-failure`: only its disks are kept, its machines let go"
+    )
 
 
 class Project(Shape):

@@ -230,6 +230,8 @@ def _job(given: shapes.Job, scripts: Mapping[str, Script], where: str) -> Job:
         ),
         sizes=Sizes(log=sizes.log, file=sizes.file, run=sizes.run, files=sizes.files),
         env=dict(given.env),
+        hold_on_failure=given.hold_on_failure,
+        hold_disks=given.hold_disks,
         where=where,
     )
 

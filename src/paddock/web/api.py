@@ -323,6 +323,7 @@ class Api:
                 shapes.Artifact(path=path, size=size)
                 for path, size in (await files_of(self._site, whole.run, "artifacts")).items()
             ],
+            had=whole.environment,
         )
 
     async def retry(self, request: Request, id: Id) -> shapes.Run:

@@ -218,6 +218,7 @@ class Pages:
             whole=whole,
             run=whole.run,
             change=whole.round.change if whole.round else None,
+            held_until=telling.left_until(whole.run, whole.environment),
             streams=streams,
             machines=machines,
             chosen=chosen,

@@ -377,6 +377,7 @@ def of_run_detail(
     logs: Sequence[shapes.Log],
     found: results.Results | None,
     artifacts: Sequence[shapes.Artifact],
+    had: environment.Environment | None = None,
 ) -> shapes.RunDetail:
     cases = found.cases if found else ()
     return shapes.RunDetail(
@@ -398,7 +399,14 @@ def of_run_detail(
         ),
         problems=found.problems if found else (),
         artifacts=tuple(artifacts),
+        held_until=moment(left_until(row, had)),
     )
+
+
+def left_until(row: run.Run, had: environment.Environment | None) -> datetime | None:
+    """Until when what a run had is held for it; None where it is not, or a person has taken it over."""
+    is_left = had is not None and had.held_by == environment.left_by(row.id, row.job)
+    return had.hold_until if had is not None and is_left else None
 
 
 def of_change(row: event.Change) -> shapes.Change:

@@ -684,6 +684,8 @@ class RunDetail(Run):
     cases: tuple[Case, ...]
     problems: tuple[str, ...]
     artifacts: tuple[Artifact, ...]
+    held_until: str | None = None
+    """Until when its environment is kept, where its job wants that of what fails; null: it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
