@@ -18,7 +18,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
-from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.hands import trees
 from paddock.hands.trees import Identity
@@ -50,7 +50,7 @@ class Paper:
 
     async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         if not (template / "template.json").is_file():
-            raise Broken(f"{template}: is no template")
+            raise Unfit(f"{template}: is no template")
         if not named(plan.name):
             await self._begin(plan, "fork")
             if voice is not None:

@@ -5,6 +5,7 @@ machines live as long as the `Host`, so that a second `FakeDriver` on the same h
 """
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 
-from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.core.machine import uniform
 
@@ -29,6 +30,8 @@ class Woe(Enum):
     """The call succeeds, and right after it the machine's process is gone. Nobody is told."""
     FAIL = auto()
     """Broken, and everything stays as it was."""
+    FULL = auto()
+    """An OSError: no space is left on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +124,8 @@ class FakeDriver:
         try:
             memory = json.loads((template / "memory").read_text())
             json.loads((template / "template.json").read_text())
-        except FileNotFoundError as exc:
-            raise Broken(f"{template}: is no template") from exc
+        except (FileNotFoundError, ValueError) as exc:
+            raise Unfit(f"{template}: is no template") from exc
         await self._begin("fork", plan, memory)
         if is_new and voice is not None:
             await voice.listen()
@@ -140,6 +143,8 @@ class FakeDriver:
                 await asyncio.Event().wait()
             case Woe.FAIL | Woe.DIE:
                 raise Broken(f"{plan.name}: cannot be frozen: no space left on device")
+            case Woe.FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             case Woe.VANISH:
                 self.host.vanish(plan.name)
                 raise Broken(f"{plan.name}: its process ended while it was frozen")

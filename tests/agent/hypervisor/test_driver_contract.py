@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paddock.agent.skills.hypervisor import drivers
-from paddock.agent.skills.hypervisor.ports import Card, Driver, Plan, Running
+from paddock.agent.skills.hypervisor.ports import Card, Driver, Plan, Running, Unfit
 from paddock.core.errors import Broken, Refused
 from tests.agent.hypervisor.yards import INSTANCE, YARDS, Yard, ask, cloned, speaking
 from tools.maven import Unavailable
@@ -236,11 +236,12 @@ async def test_what_was_not_made_to_be_frozen_is_not(driver: Driver, yard: Yard)
         await driver.freeze(yard.plan("never", is_template=True), yard.root / "template")
 
 
-async def test_nothing_is_forked_from_half_a_template(driver: Driver, yard: Yard) -> None:
+@pytest.mark.parametrize("part", ["template.json", "memory"])
+async def test_nothing_is_forked_from_half_a_template(driver: Driver, yard: Yard, part: str) -> None:
     source, template = await _frozen(driver, yard)
-    (template / "template.json").unlink()
+    (template / part).unlink()
     plan = _fork_of(yard, source, "one")
-    with pytest.raises(Broken, match="no template"):
+    with pytest.raises(Unfit, match="no template"):
         await driver.fork(plan, template)
     assert await driver.running(INSTANCE) == []
 
@@ -302,3 +303,13 @@ def test_every_driver_is_in_this_suite() -> None:
 
 async def test_a_stamp_says_the_same_to_each_agent(driver: Driver, yard: Yard) -> None:
     assert await driver.stamp() == await yard.driver().stamp()
+
+
+async def test_a_template_whose_memory_is_spoiled_is_named_as_the_cause(driver: Driver, yard: Yard) -> None:
+    source, template = await _frozen(driver, yard)
+    spoiled = next(path for path in (template / "state", template / "memory") if path.exists())
+    spoiled.write_bytes(b"x" * spoiled.stat().st_size)
+    plan = _fork_of(yard, source, "fork")
+    with pytest.raises(Unfit):
+        await driver.fork(plan, template)
+    assert await _known(driver, plan) is None

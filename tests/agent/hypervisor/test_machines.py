@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,6 +154,73 @@ async def test_a_machine_that_cannot_be_frozen_is_booted_and_says_why(rig: Rig) 
     assert result["start"] == "boot"
     assert "cannot be frozen" in result["why"]
     assert rig.record()["stage"] == "awake"
+
+
+async def test_a_disk_that_is_full_while_it_is_frozen_means_a_boot_that_says_so(rig: Rig) -> None:
+    rig.driver.misbehave("freeze", Woe.FULL)
+    results = [await rig.ask("machine.build", machine=name, spec=spec(machine=name)) for name in "ab"]
+    assert [one["start"] for one in results] == ["boot", "boot"]
+    assert all("No space left" in one["why"] for one in results)
+    assert sum(call.startswith("freeze") for call in rig.driver.calls) == 1, "it is tried again at once"
+    assert not list((rig.root / "making").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["disks", "system", "made.json", "memory", "template.json"])
+async def test_a_template_of_which_a_part_is_deleted_is_made_anew(rig: Rig, part: str) -> None:
+    await rig.ask("machine.build", spec=spec())
+    (template,) = (rig.root / "templates").iterdir()
+    (disks,) = template.glob("disks*")
+    place = {"disks": disks, "system": disks / "system"}.get(part, template / part)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+    results = [await rig.ask("machine.clean", fence=fence, spec=spec()) for fence in (2, 3)]
+
+    assert [(one["start"], one["why"]) for one in results] == [("fork", ""), ("fork", "")]
+    assert sum(call.startswith("freeze") for call in rig.driver.calls) == 2, "once anew, not for each fork"
+    assert list((rig.root / "templates").iterdir()) == [template]
+
+
+async def test_what_was_forked_from_a_damaged_template_keeps_the_disks_that_it_lies_on(rig: Rig) -> None:
+    await rig.ask("machine.build", machine="a", spec=spec(machine="a"))
+    (template,) = (rig.root / "templates").iterdir()
+    (disks,) = template.glob("disks*")
+    (template / "memory").unlink()
+    await rig.ask("machine.build", machine="b", spec=spec(machine="b"))
+    assert (disks / "system").read_text() == "debian"
+    assert len(list(template.glob("disks*"))) == 2, "the new ones have another name"
+
+
+@pytest.mark.slow
+async def test_a_template_that_nobody_can_be_forked_from_is_made_anew_once_and_then_left_for_a_while(rig: Rig) -> None:
+    def spoil() -> None:
+        (memory,) = (rig.root / "templates").glob("*/memory")
+        memory.write_text("x" * memory.stat().st_size)
+
+    starts = []
+    for fence in range(1, 7):
+        starts.append((await rig.ask("machine.clean", fence=fence, spec=spec()))["start"])
+        if fence in (1, 3):
+            spoil()
+    assert starts == ["fork", "boot", "fork", "boot", "boot", "boot"]
+    assert sum(call.startswith("freeze") for call in rig.driver.calls) == 2
+
+
+async def test_the_disks_of_a_template_are_synced_before_it_is_whole(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    await rig.ask("machine.build", spec=spec())
+
+    (record,) = (number for number, path in enumerate(synced) if path.name == "made.json.new")
+    before = {(path.parent.name.partition("-")[0], path.name) for path in synced[:record]}
+    assert ("disks", "system") in before
+    assert any(path.name.startswith("disks-") for path in synced[:record]), "their names, too"
 
 
 async def test_a_fork_that_dies_is_booted_instead_and_nothing_of_it_is_left(rig: Rig) -> None:

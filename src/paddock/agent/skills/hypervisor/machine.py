@@ -19,9 +19,9 @@ from paddock.agent.channel import Carrying, Channel
 from paddock.agent.skills.hypervisor import identities, keys, record
 from paddock.agent.skills.hypervisor.keys import Pair
 from paddock.agent.skills.hypervisor.parts import Guest, Parts
-from paddock.agent.skills.hypervisor.ports import Card, Plan
+from paddock.agent.skills.hypervisor.ports import Card, Plan, Unfit
 from paddock.agent.skills.hypervisor.record import Record, Stage
-from paddock.agent.skills.hypervisor.templates import Templates
+from paddock.agent.skills.hypervisor.templates import Template, Templates, failure
 from paddock.core.errors import Broken, PaddockError
 from paddock.core.image import kernel_of
 from paddock.core.machine import Start
@@ -118,18 +118,21 @@ class Machine:
         """None if it is forked; else why it is not, empty if nobody wants it to be."""
         if self.spec.saved or self.spec.start is not Start.FORK:
             return ""
+        template: Template | None = None
         try:
             key = await self._templates.key(layer, self.spec)
             template = await self._templates.ensure(key, layer, self.spec)
             self.keep(replace(self.record, template=key))
             faults.at("hypervisor.forking")
-            await self._parts.disks.clone(self._templates.volume(template), self.volume)
+            await self._parts.disks.clone(template.volume, self.volume)
             plan = await self._plan(cards)
             self._due.set()
             async with self._parts.starts, asyncio.timeout(FORK_LIMIT.total_seconds()):
-                await self._run_fork(plan, template, cards, made)
-        except (PaddockError, TimeoutError) as exc:
-            why = exc.message if isinstance(exc, PaddockError) else f"its fork did not answer within {FORK_LIMIT}"
+                await self._run_fork(plan, template.place, cards, made)
+        except (PaddockError, OSError) as exc:
+            why = f"its fork did not answer within {FORK_LIMIT}" if isinstance(exc, TimeoutError) else failure(exc)
+            if template is not None and isinstance(exc, Unfit):
+                await self._templates.discard(template, why)
             _log.warning("a machine is booted instead of forked", extra={**self._fields(), "why": why})
             self._due.clear()
             await self._remove()

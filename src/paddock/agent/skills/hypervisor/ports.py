@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from paddock.core.errors import Broken
 from paddock.core.machine import Nic
 from paddock.wire.specs import NetworkSpec
 
@@ -125,6 +126,10 @@ class Voice(Protocol):
         """It is restored, and stands still: what is said now is what it hears first."""
 
 
+class Unfit(Broken):
+    """Nothing can be forked from a template: it is damaged, and has to be made anew."""
+
+
 class Driver(Protocol):
     """Runs virtual machines, each in its directory, in a process that outlives the agent.
 
@@ -145,7 +150,8 @@ class Driver(Protocol):
 
     async def fork(self, plan: Plan, template: Path, *, voice: Voice | None = None) -> None:
         """Run it from the frozen state in `template`, which many forks share and none changes; its disks are clones of
-        the template's. Idempotent like `boot`: one that runs is left as it is, and nothing is said.
+        the template's. Idempotent like `boot`: one that runs is left as it is, and nothing is said. Unfit if it is the
+        template's fault that it does not run.
         """
 
     async def freeze(self, plan: Plan, template: Path) -> None:

@@ -1,15 +1,21 @@
 """Templates: ready machines, frozen memory and disk, for others to be forked from.
 
-Effects: idempotent. A template is made under another name and renamed when it is whole; what is not is swept.
+Effects: idempotent. A template is made under another name and renamed when it is whole; what is not is swept. One that
+is damaged is made anew in its place, and what was forked from it keeps the disks that it lies on.
 """
 
 import asyncio
 import hashlib
 import json
 import logging
+import math
+import os
 import secrets
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,14 +33,23 @@ from paddock.wire.specs import MachineSpec
 _log = logging.getLogger(__name__)
 
 FILE = "made.json"
-VOLUME = "disks"
-VERSION = 1
+_UNFIT = "unfit"
+"""A template that has this file is damaged."""
+VERSION = 2
 """How templates are made: one of another version is made anew."""
 BOOT_LIMIT = timedelta(minutes=5)
 WARM_LIMIT = timedelta(minutes=10)
 WAKE_LIMIT = timedelta(seconds=60)
 _PAUSE = timedelta(minutes=10)
 """A machine that could not be frozen is booted for so long before it is tried again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """Its directory, and the disks in it that forks are cloned from: their name tells apart how often it was made."""
+
+    place: Path
+    volume: Path
 
 
 class Templates:
@@ -44,6 +59,7 @@ class Templates:
         self._parts = parts
         self._turns: dict[str, asyncio.Lock] = {}
         self._broken: dict[str, tuple[float, str]] = {}
+        self._discarded: dict[str, float] = {}
 
     async def key(self, layer: str, spec: MachineSpec) -> str:
         """The name of the template that machines like this are forked from: whatever its memory depends on."""
@@ -53,54 +69,64 @@ class Templates:
         told += [_kernel(spec), await self._parts.driver.stamp()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
-    async def ensure(self, key: str, layer: str, spec: MachineSpec) -> Path:
-        """The directory of a template, made if it is not there. Broken, for a while at once, if it cannot be."""
+    async def ensure(self, key: str, layer: str, spec: MachineSpec) -> Template:
+        """A template, made if it is not there and whole. Broken, for a while at once, if it cannot be."""
         place = self._parts.layout.templates / key
         async with self._turns.setdefault(key, asyncio.Lock()):
-            if self._is_whole(place):
-                return place
+            found = await self._find(place)
+            if found is not None:
+                return found
             when, why = self._broken.get(key, (0.0, ""))
             if why and time.monotonic() - when < _PAUSE.total_seconds():
                 raise Broken(why)
             try:
-                await self._make(place, layer, spec)
-            except PaddockError as exc:
-                self._broken[key] = (time.monotonic(), exc.message)
-                raise
+                made = await self._make(place, layer, spec)
+            except (PaddockError, OSError) as exc:
+                why = failure(exc)
+                self._broken[key] = (time.monotonic(), why)
+                raise Broken(why) from exc
             self._broken.pop(key, None)
-        return place
+        return made
 
-    def volume(self, place: Path) -> Path:
-        """The disks of a template."""
-        return place / VOLUME
-
-    def touch(self, place: Path) -> None:
+    def touch(self, template: Template) -> None:
         """It was used now."""
-        (place / "used").touch()
+        with suppress(OSError):
+            (template.place / "used").touch()
 
-    async def discard(self, place: Path) -> None:
-        """It does not exist: somebody could not be forked from it."""
-        gone = self._parts.layout.making / f"gone-{secrets.token_hex(6)}"
-        try:
-            await asyncio.to_thread(place.rename, gone)
-        except FileNotFoundError:
+    async def discard(self, template: Template, why: str) -> None:
+        """Nobody can be forked from it: whoever wants it next makes it anew. If that did not help, not for a while."""
+        if await self._find(template.place) != template:
             return
-        await self._parts.disks.remove(gone / VOLUME)
-        await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
+        with suppress(OSError):
+            (template.place / _UNFIT).touch()
+        key, now = template.place.name, time.monotonic()
+        _log.warning("a template is damaged", extra={"template": key, "why": why})
+        if now - self._discarded.get(key, -math.inf) < _PAUSE.total_seconds():
+            self._broken[key] = (now, why)
+        self._discarded[key] = now
 
-    def _is_whole(self, place: Path) -> bool:
-        return (place / FILE).is_file() and (place / VOLUME).is_dir()
+    async def _find(self, place: Path) -> Template | None:
+        """The template in a directory, if all is there that was when it was made."""
+        told = await asyncio.to_thread(_whole, place)
+        if told is None:
+            return None
+        try:
+            disks = await self._parts.disks.disks(place / told)
+        except PaddockError:
+            return None
+        return Template(place=place, volume=place / told) if disks else None
 
-    async def _make(self, place: Path, layer: str, spec: MachineSpec) -> None:
+    async def _make(self, place: Path, layer: str, spec: MachineSpec) -> Template:
         """Boot it without cards, wake it as nobody, warm it up, park it, freeze it."""
         parts = self._parts
         making = parts.layout.making / f"template-{place.name[:12]}-{secrets.token_hex(4)}"
         making.mkdir(mode=0o700, parents=True)
+        volume = making / f"disks-{secrets.token_hex(4)}"
         name = uniform(parts.layout.instance, "template", making.name)
         began = time.monotonic()
         try:
-            await parts.disks.clone(parts.images.volume(layer), making / VOLUME, blank=spec.disks)
-            plan = await self._plan(name, making, spec)
+            await parts.disks.clone(parts.images.volume(layer), volume, blank=spec.disks)
+            plan = await self._plan(name, volume, spec)
             await parts.driver.boot(plan)
             async with parts.channels.inside(making) as guest:
                 await guest.parked(BOOT_LIMIT)
@@ -111,27 +137,29 @@ class Templates:
                 # Frozen while we are connected: a fork finds itself in the middle of the session in which it parked.
                 faults.at("hypervisor.template_freezing")
                 await parts.driver.freeze(plan, making)
-            told: dict[str, JSON] = {"layer": layer, "made": time.time(), "seconds": round(time.monotonic() - began, 1)}
-            await asyncio.to_thread(durable.write, making / FILE, told)
+            seconds = round(time.monotonic() - began, 1)
+            told: dict[str, JSON] = {"layer": layer, "made": time.time(), "seconds": seconds, "volume": volume.name}
+            await asyncio.to_thread(_seal, making, volume, [disk.path for disk in plan.disks], told)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             faults.at("hypervisor.template_naming")
-            await asyncio.to_thread(_rename, making, place)
+            await asyncio.to_thread(_name, making, place)
             faults.at("hypervisor.template_named")
-            _log.info("a template is made", extra={"template": place.name, "seconds": told["seconds"]})
+            _log.info("a template is made", extra={"template": place.name, "seconds": seconds})
+            return Template(place=place, volume=place / volume.name)
         except BaseException:
             await parts.driver.end(making, name)
-            await parts.disks.remove(making / VOLUME)
+            await parts.disks.remove(volume)
             await asyncio.to_thread(shutil.rmtree, making, ignore_errors=True)
             raise
 
-    async def _plan(self, name: str, directory: Path, spec: MachineSpec) -> Plan:
+    async def _plan(self, name: str, volume: Path, spec: MachineSpec) -> Plan:
         kernel = kernel_of(spec.image)
         return Plan(
             name=name,
-            directory=directory,
+            directory=volume.parent,
             memory=spec.memory,
             vcpus=spec.vcpus,
-            disks=await self._parts.disks.disks(directory / VOLUME),
+            disks=await self._parts.disks.disks(volume),
             kernel=Path(kernel.kernel) if kernel.kernel else None,
             initrd=Path(kernel.initrd) if kernel.initrd else None,
             cmdline=kernel.cmdline,
@@ -140,8 +168,57 @@ class Templates:
         )
 
 
-def _rename(making: Path, place: Path) -> None:
-    making.rename(place)
+def failure(exc: BaseException) -> str:
+    """In one line, why there is no template, or no fork."""
+    if isinstance(exc, PaddockError):
+        return exc.message
+    return (exc.strerror if isinstance(exc, OSError) else "") or str(exc) or type(exc).__name__
+
+
+def _whole(place: Path) -> str | None:
+    """The name of its volume; None if one of its files is not as it was, or somebody found it damaged."""
+    told = durable.read(place / FILE) if (place / FILE).is_file() else None
+    if not isinstance(told, dict) or (place / _UNFIT).exists():
+        return None
+    files, volume = told.get("files"), told.get("volume")
+    if not isinstance(files, dict) or not isinstance(volume, str):
+        return None
+    return volume if files.items() <= _files(place).items() else None
+
+
+def _files(place: Path) -> dict[str, JSON]:
+    """What forks need, but for the disks, and its sizes."""
+    return {
+        entry.name: entry.stat().st_size
+        for entry in os.scandir(place)
+        if entry.is_file(follow_symlinks=False) and not entry.name.endswith(".log")
+    }
+
+
+def _seal(making: Path, volume: Path, disks: Sequence[Path], told: Mapping[str, JSON]) -> None:
+    """It is whole. Its disks are synced by nobody else: QEMU does not, it runs them without flushes."""
+    for path in (*disks, volume, making):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    durable.write(making / FILE, {**told, "files": _files(making)})
+
+
+def _name(making: Path, place: Path) -> None:
+    """What is whole gets its name; in the place of a damaged one, of which the disks stay: machines may lie on them."""
+    if place.exists():
+        # Without its record it is damaged; with it, last of all, it is whole.
+        for old in sorted(place.iterdir(), key=lambda entry: entry.name != FILE):
+            if not old.is_dir():
+                old.unlink()
+        for new in sorted(making.iterdir(), key=lambda entry: entry.name == FILE):
+            new.rename(place / new.name)
+        durable.sync(place)
+        making.rmdir()
+    else:
+        making.rename(place)
     durable.sync(place.parent)
 
 

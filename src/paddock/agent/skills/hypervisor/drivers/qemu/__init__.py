@@ -29,7 +29,7 @@ from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator, St
 from paddock.agent.skills.hypervisor.drivers.qemu.freezing import Frozen
 from paddock.agent.skills.hypervisor.drivers.qemu.process import CHANNEL, CONSOLE, MONITOR, Listening, Processes
 from paddock.agent.skills.hypervisor.drivers.qemu.qmp import Command, Gone, Monitor
-from paddock.agent.skills.hypervisor.ports import Plan, Running, Voice
+from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Missing, PaddockError, Refused
 from paddock.core.machine import uniform
 from paddock.hands.trees import Identity
@@ -98,19 +98,27 @@ class Qemu:
         frozen = freezing.check(template, Frozen.of(plan, stamp=accel.stamp(accelerator)))
         async with self._starting(plan):
             with ExitStack() as given:
-                state = os.open(template / freezing.STATE, os.O_RDONLY | os.O_CLOEXEC)
+                state = freezing.opened(template)
                 given.callback(os.close, state)
                 sockets = given.enter_context(Listening(plan.directory))
                 if voice is not None:
                     await voice.listen()
                 self._spawn(plan, accelerator, sockets, uuid=frozen.uuid, memory=template / command.MEMORY, state=state)
             async with self._monitor(plan) as monitor:
-                await monitor.ask_all(freezing.restoring(state), limit=_UP)
-                if freezing.status_of(await monitor.event(freezing.is_over, limit=_UP)) != "completed":
-                    raise Broken(f"{plan.name}: its memory and devices cannot be restored")
+                await self._restore(monitor, plan, state)
                 if voice is not None:
                     await voice.speak()
                 await monitor.ask("cont")
+
+    async def _restore(self, monitor: Monitor, plan: Plan, state: int) -> None:
+        fact = f"{plan.name}: its memory and devices cannot be restored"
+        try:
+            await monitor.ask_all(freezing.restoring(state), limit=_UP)
+            ended = await monitor.event(freezing.is_over, limit=_UP)
+        except Gone as exc:
+            raise Unfit(fact) from exc
+        if freezing.status_of(ended) != "completed":
+            raise Unfit(fact)
 
     async def _is_wanted(self, plan: Plan) -> bool:
         """Whether it has to be started. What is left of a start that was cut short is ended."""
@@ -166,6 +174,8 @@ class Qemu:
             await self._processes.end(plan.directory, plan.name)
             if isinstance(exc, PaddockError):
                 said = self._processes.last_words(plan.directory)
+                if isinstance(exc, Unfit) and not said.is_known:
+                    raise Unfit(f"{exc.message}: {said.fact}") from exc
                 if isinstance(exc, Gone) or said.is_known:
                     raise Broken(f"{plan.name}: does not start: {said.fact}", hint=said.hint) from exc
             raise

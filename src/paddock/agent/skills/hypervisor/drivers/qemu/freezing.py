@@ -15,7 +15,7 @@ from pathlib import Path
 from paddock.agent import durable
 from paddock.agent.skills.hypervisor.drivers.qemu.command import MEMORY
 from paddock.agent.skills.hypervisor.drivers.qemu.qmp import Command, Monitor
-from paddock.agent.skills.hypervisor.ports import Plan
+from paddock.agent.skills.hypervisor.ports import Plan, Unfit
 from paddock.core.errors import Broken
 from paddock.hands import faults
 from paddock.wire.framing import JSON
@@ -95,24 +95,32 @@ def seal(directory: Path, template: Path, frozen: Frozen) -> None:
 
 
 def check(template: Path, wanted: Frozen) -> Frozen:
-    """What the template is like. Broken, with the difference, if such a machine cannot be forked from it here."""
+    """What the template is like. Unfit, with the difference, if such a machine cannot be forked from it here."""
     said = durable.read(template / FILE)
     if not isinstance(said, Mapping):
-        raise Broken(f"{template.name}: is no template")
+        raise Unfit(f"{template.name}: is no template")
     try:
         found = Frozen(**{**said, "disks": tuple(said["disks"])})  # type: ignore[arg-type]
     except (TypeError, KeyError) as exc:
-        raise Broken(f"{template.name}: is a template of another version of Paddock") from exc
+        raise Unfit(f"{template.name}: is a template of another version of Paddock") from exc
     if found.stamp != wanted.stamp:
-        raise Broken(
+        raise Unfit(
             f"{template.name}: was frozen by QEMU {found.version} on another host, with other emulator, accelerator or"
             " processor than there is now"
         )
     for name in ("memory", "vcpus", "disks", "display", "has_seed"):
         one, other = getattr(found, name), getattr(wanted, name)
         if one != other:
-            raise Broken(f"{template.name}: {name.replace('_', ' ')}: it was frozen with {one}, and this has {other}")
+            raise Unfit(f"{template.name}: {name.replace('_', ' ')}: it was frozen with {one}, and this has {other}")
     return found
+
+
+def opened(template: Path) -> int:
+    """A descriptor of what its devices are like. Unfit if that, or its memory, is not there."""
+    for name in (MEMORY, STATE):
+        if not (template / name).is_file():
+            raise Unfit(f"{template.name}: is no template: its {name} is gone")
+    return os.open(template / STATE, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def restoring(state: int) -> list[Command]:
