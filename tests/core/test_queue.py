@@ -36,6 +36,11 @@ def test_a_host_that_is_not_online_lends_nothing(state: hosts.State) -> None:
     assert lendable(many(State.READY), {"local": state}) == []
 
 
+def test_one_with_a_silent_machine_is_not_lent() -> None:
+    first, second = many(State.READY, State.READY)
+    assert lendable([first, second], {"local": hosts.State.ONLINE}, {first.id: ("one",)}) == [second]
+
+
 def test_a_host_that_nobody_knows_lends_nothing() -> None:
     assert lendable(many(State.READY), {}) == []
 

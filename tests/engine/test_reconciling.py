@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, Scene
-from tests.engine.virtual import DEBIAN, ROOM, VM, Virtual, open_virtual
+from tests.engine.virtual import DEBIAN, ROOM, VM, Virtual, open_virtual, pool_of
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ async def test_an_environment_whose_machine_is_lost_is_broken_and_made_anew(scen
     scene.carrier("vm-1").carried.clear()
     await come_back(scene)
     assert scene.lease(lease.id).state == "revoked"
-    assert scene.lease(lease.id).reason == "host vm-1 came back without all of its machines"
+    assert scene.lease(lease.id).reason == "host vm-1 has not all of its machines any more"
     assert scene.environment(lease.environment).state == "gone"
 
 
@@ -154,3 +155,134 @@ async def test_one_that_comes_back_in_time_is_lent_on(scene: Virtual) -> None:
     await scene.machine("node", "vm-1").say_hello()
     await scene.later(minutes=4)
     assert [(one.id, one.state) for one in scene.living()] == [("vm-1", "ready")]
+
+
+def _stocked(scene: Virtual, **rest: Any) -> None:
+    scene.configure(
+        hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools={"vm": replace(VM, min_ready=1, **rest)}
+    )
+
+
+def _listing(scene: Virtual, *, state: str) -> None:
+    listed = {"environment": "vm-1", "machine": "node", "fence": 1, "state": state}
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [listed]}))
+
+
+async def test_a_free_one_whose_machine_is_silent_is_not_lent_and_who_waits_is_told_why(scene: Virtual) -> None:
+    _stocked(scene, max=1)
+    await scene.settle()
+    await scene.machine("node", "vm-1").leave()
+    lease = await scene.acquire("vm")
+    assert (lease.state, lease.environment) == ("queued", "")
+    told = await scene.people.why(lease.id)
+    assert told.waits_for == "vm-1: node not heard by the server"
+    assert told.would_help == "nothing to do: its host is asked, and what does not run any more is made anew"
+
+
+async def test_who_waits_gets_it_as_soon_as_its_machine_is_heard_again(scene: Virtual) -> None:
+    _stocked(scene, max=1)
+    await scene.settle()
+    await scene.machine("node", "vm-1").leave()
+    first, second = await scene.acquire("vm"), await scene.acquire("vm")
+    await scene.machine("node", "vm-1").say_hello()
+    await scene.settle()
+    assert scene.lease(first.id).environment == "vm-1"
+    assert scene.lease(second.id).state == "queued"
+
+
+async def test_a_free_one_whose_machine_does_not_run_is_made_anew_soon_and_lent_to_who_waits(scene: Virtual) -> None:
+    _stocked(scene, max=1)
+    await scene.settle()
+    _listing(scene, state="off")
+    await scene.machine("node", "vm-1").leave()
+    lease = await scene.acquire("vm")
+    await scene.later(seconds=20)
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-2", "leased")]
+    assert scene.lease(lease.id).environment == "vm-2"
+
+
+async def test_its_host_is_asked_again_while_a_free_machine_stays_silent_and_it_may_come_back(scene: Virtual) -> None:
+    _stocked(scene)
+    await scene.settle()
+    _listing(scene, state="away")
+    await scene.machine("node", "vm-1").leave()
+    await scene.later(minutes=1)
+    asked = len(scene.orders("machine.list"))
+    assert asked >= 3
+    await scene.machine("node", "vm-1").say_hello()
+    await scene.later(minutes=10)
+    assert len(scene.orders("machine.list")) == asked
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-1", "ready")]
+
+
+async def test_a_question_that_is_open_is_not_asked_twice(scene: Virtual) -> None:
+    _stocked(scene)
+    await scene.settle()
+    scene.carrier("vm-1").on("machine.list", Reply(is_running=True))
+    await scene.machine("node", "vm-1").leave()
+    await scene.later(minutes=2)
+    assert len(scene.orders("machine.list")) == 2  # one when it arrived
+
+
+async def test_one_that_is_heard_is_lent_before_older_ones_that_are_silent(scene: Virtual) -> None:
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools={"vm": replace(VM, min_ready=10)})
+    scene.carrier("vm-1").capacity = replace(ROOM, memory=4 * ROOM.memory)
+    await come_back(scene)
+    await scene.settle()
+    ready = [one.id for one in scene.living() if one.state == "ready"]
+    assert len(ready) == 10
+    for id in ready[:9]:
+        await scene.machine("node", id).leave()
+    assert (await scene.acquire("vm")).environment == ready[9]
+
+
+async def test_one_of_two_machines_that_died_while_the_other_was_built_is_not_lent(scene: Virtual) -> None:
+    scene.configure(
+        hosts=scene.configuration.hosts,
+        images={"debian": DEBIAN},
+        pools={"pair": pool_of("pair", machines=("one", "two"), max=1)},
+    )
+    scene.machines_come_by_themselves = False
+    carrier = scene.carrier("vm-1")
+    carrier.on("machine.build", Reply(is_running=True))
+    lease = await scene.acquire("pair")
+    for order in scene.orders("machine.build"):
+        await carrier.finish(order)
+    await scene.machine_arrives("pair-1", "two")
+    await scene.settle()
+    assert (scene.environment("pair-1").state, scene.lease(lease.id).state) == ("ready", "queued")
+    await scene.machine_arrives("pair-1", "one")
+    await scene.settle()
+    assert scene.lease(lease.id).environment == "pair-1"
+
+
+async def test_one_that_is_silent_is_kept_for_who_waits_for_it_and_gives_way_to_who_came_before(scene: Virtual) -> None:
+    pools = {"vm": replace(VM, min_ready=1), "large": pool_of("large", memory=ROOM.memory)}
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools=pools)
+    await scene.settle()
+    await scene.machine("node", "vm-1").leave()
+    first = await scene.acquire("vm")
+    scene.clock.advance(seconds=1)
+    later = await scene.acquire("large")
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-1", "ready")]
+    await scene.machine("node", "vm-1").say_hello()
+    await scene.settle()
+    assert scene.lease(first.id).environment == "vm-1"
+    await scene.people.release(first.id, fence=scene.lease(first.id).fence, identity=ANNA)
+    await scene.settle()
+    assert scene.lease(later.id).environment == "large-1"
+
+
+async def test_one_that_is_silent_gives_way_to_who_waited_before_anybody_wanted_it(scene: Virtual) -> None:
+    pools = {"vm": replace(VM, min_ready=1), "large": pool_of("large", memory=ROOM.memory)}
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools=pools)
+    await scene.settle()
+    lent = await scene.acquire("vm")
+    await scene.machine("node", "vm-2").leave()
+    large = await scene.acquire("large")
+    scene.clock.advance(seconds=1)
+    later = await scene.acquire("vm")
+    await scene.people.release(lent.id, fence=scene.lease(lent.id).fence, identity=ANNA)
+    await scene.settle()
+    assert scene.lease(large.id).environment == "large-1"
+    assert scene.lease(later.id).state == "queued"

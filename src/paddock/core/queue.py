@@ -1,6 +1,6 @@
 """Who gets the next environment, and why somebody waits: first come, first served."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,9 +12,11 @@ from paddock.core.lease import Lease
 from paddock.core.report import spell
 
 
-def lendable(ready: Sequence[Environment], states: Mapping[str, hosts.State]) -> list[Environment]:
-    """The ready environments whose host may lend now, the longest idle first."""
-    usable = [one for one in ready if states.get(one.host) is hosts.State.ONLINE]
+def lendable(
+    ready: Sequence[Environment], states: Mapping[str, hosts.State], silent: Collection[str] = ()
+) -> list[Environment]:
+    """The ready environments whose host may lend now, the longest idle first. `silent`: those with a dead machine."""
+    usable = [one for one in ready if states.get(one.host) is hosts.State.ONLINE and one.id not in silent]
     return sorted(usable, key=lambda one: one.since)
 
 
@@ -68,6 +70,8 @@ class Virtual:
     """Names of those of them that could not be built."""
     room: str = ""
     """What each host lacks."""
+    silent: tuple[str, ...] = ()
+    """Free environments that are not lent because a machine of theirs is not heard, with which."""
 
 
 def why(
@@ -117,7 +121,7 @@ def _waits_virtually(pool: Pool | None, existing: Sequence[Environment], virtual
         return "its pool is no longer configured"
     if not virtual.is_open:
         return "; ".join(virtual.hosts)
-    said = [*virtual.images, *([virtual.room] if virtual.room else [])]
+    said = [*virtual.images, *([virtual.room] if virtual.room else []), *virtual.silent]
     return "; ".join(said) or _counted(pool, existing)
 
 
@@ -132,6 +136,8 @@ def _would_virtually_help(pool: Pool | None, existing: Sequence[Environment], vi
         return "waiting until it is built: paddock image list"
     if stuck := _stuck(existing):
         return stuck
+    if virtual.silent:
+        return "nothing to do: its host is asked, and what does not run any more is made anew"
     if virtual.room:
         return "somebody gives one back, or a host with more room"
     return f"a higher max on pool {pool.name} (now {pool.max})"

@@ -59,9 +59,10 @@ class Attending:
         return earliest(*looks)
 
     def _look_after_free_ones(self, tables: Tables, *, now: datetime) -> datetime | None:
-        """A free environment whose machine is silent past the grace is not lent; when to look again.
+        """A free environment whose machine is silent past the grace is replaced; when to look again.
 
-        Where somebody has it, its run or its holder finds out.
+        Its host is asked before: whose process is gone need not wait for the grace. Where somebody has the environment,
+        its run or its holder finds out.
         """
         looks = []
         for environment in tables.environments.where(state=environments.State.READY):
@@ -74,7 +75,7 @@ class Attending:
                 away = max(agent.seen or environment.since, environment.since, host.since)
                 lost_at = away + self._means.configuration().server.host_grace
                 if now < lost_at:
-                    looks.append(lost_at)
+                    looks.append(min(lost_at, reconciling.look(tables, self._means, host, since=away, now=now)))
                     continue
                 reason = f"the agent of {agent.machine} has been away since {away:%H:%M:%S} UTC"
                 break_down(tables, environment, now=now, reason=reason, verdict=Verdict.ERROR)
@@ -112,7 +113,7 @@ class Attending:
             return
         host, lacking = reconciling.settle(tables, self._means, host, now=now)
         for environment in lacking:
-            reason = f"host {host.id} came back without all of its machines"
+            reason = f"host {host.id} has not all of its machines any more"
             break_down(tables, environment, now=now, reason=reason, verdict=Verdict.ERROR)
 
 

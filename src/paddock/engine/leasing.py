@@ -11,8 +11,9 @@ from paddock.core import environment as environments
 from paddock.core import lease as leases
 from paddock.core import queue
 from paddock.core import run as runs
+from paddock.core.agent import Agent, Kind
 from paddock.core.configuration import Configuration
-from paddock.core.environment import Environment, Pool, Reset
+from paddock.core.environment import Environment, Pool, Reset, Spec
 from paddock.core.errors import Missing, Refused
 from paddock.core.host import Host
 from paddock.core.job import Phase
@@ -20,7 +21,7 @@ from paddock.core.lease import Lease
 from paddock.core.queue import WhyLease
 from paddock.core.report import spell
 from paddock.core.run import Run, Span, Verdict
-from paddock.engine import booking
+from paddock.engine import booking, reconciling
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, need, record
 from paddock.engine.ordering import outdate
@@ -32,6 +33,8 @@ SHORTEST_TTL = timedelta(seconds=1)
 LONGEST_TTL = timedelta(days=7)
 BATCH = 100
 """Runs that are queued for an environment in one transaction: a burst does not keep others from the store."""
+_FEW = 8
+"""Free environments that are looked at first; the others only where none of these may be lent."""
 
 
 class Leasing:
@@ -45,6 +48,10 @@ class Leasing:
         self._is_looking = False
         self._noticed: datetime | None = None
         """The first end that was noticed while a pass was under way, which may not have seen it."""
+        self._awaited: frozenset[str] = frozenset()
+        """Pools of virtual machines that somebody waits for."""
+        self._silent: frozenset[str] = frozenset()
+        """Free environments that who waits would get, were the agents of all of their machines heard."""
         self.is_draining = False
         """Whether no new run is started: an operator is about to stop the server. Ends with this server's life."""
 
@@ -53,6 +60,10 @@ class Leasing:
         match touched.row:
             case Run(state=runs.State.QUEUED | runs.State.LEASING) | Host() | Lease(state=leases.State.QUEUED):
                 return True
+            case Agent(kind=Kind.MACHINE, environment=environment, is_connected=True):
+                return environment in self._silent
+            case Environment(state=environments.State.READY, pool=pool, spec=Spec()):
+                return pool in self._awaited  # and it was not lent as it came: a machine of it may be silent
             case Lease(state=leases.State.GRANTED, deadline=moment) | Environment(hold_until=moment):
                 return moment is not None and self._is_sooner(moment)
             case _:
@@ -84,8 +95,10 @@ class Leasing:
         configured = self._means.configuration().pools
         for pool in configured:
             serve(tables, pool, now=now)
+        awaited = set()
         for pool in [one.name for one in configured.values() if one.is_virtual]:
-            waiting = tables.leases.where(pool=pool, state=leases.State.QUEUED)
+            if waiting := tables.leases.where(pool=pool, state=leases.State.QUEUED):
+                awaited.add(pool)
             for origin in {lease.fork_of for lease in waiting if lease.fork_of}:
                 serve(tables, pool, fork_of=origin, now=now)
         if tables.leases.count(state=leases.State.QUEUED) > tables.leases.count(
@@ -94,6 +107,8 @@ class Leasing:
             for pool in {lease.pool for lease in tables.leases.where(state=leases.State.QUEUED)} - configured.keys():
                 refuse(tables, pool, f"pool {pool} is no longer configured", now=now)
         refuse_impossible(tables, self._means.configuration(), now=now)
+        self._awaited = frozenset(awaited)
+        self._silent = _unheard(tables, self._awaited)
         return now if len(queued) == BATCH and not self.is_draining else next_end(tables)
 
 
@@ -221,13 +236,21 @@ def serve(tables: Tables, pool: str, *, now: datetime, fork_of: str = "") -> Non
         _grant(tables, waiting[0], free, now=now)
 
 
+def _unheard(tables: Tables, pools: frozenset[str]) -> frozenset[str]:
+    """The free environments of these pools that are not lent because a machine of theirs is silent."""
+    ready = tables.environments.where(pool=sorted(pools), state=environments.State.READY) if pools else []
+    return frozenset(reconciling.silent(tables, ready))
+
+
 def _longest_idle(tables: Tables, pool: str, fork_of: str = "") -> Environment | None:
-    ready = tables.environments.where(pool=pool, state=environments.State.READY, fork_of=fork_of, limit=8)
-    if not ready:
-        return None
-    states = {host.id: host.state for host in tables.hosts.where(id=sorted({one.host for one in ready}))}
-    usable = queue.lendable([one for one in ready if not one.retiring], states)
-    return usable[0] if usable else None
+    for limit in (_FEW, None):
+        ready = tables.environments.where(pool=pool, state=environments.State.READY, fork_of=fork_of, limit=limit)
+        states = {host.id: host.state for host in tables.hosts.where(id=sorted({one.host for one in ready}))}
+        free = [one for one in ready if not one.retiring]
+        usable = queue.lendable(free, states, reconciling.silent(tables, free))
+        if usable or len(ready) < _FEW:
+            return usable[0] if usable else None
+    return None
 
 
 def _grant(tables: Tables, lease: Lease, free: Environment, *, now: datetime) -> None:
@@ -388,7 +411,14 @@ def explain(tables: Tables, configuration: Configuration, id: str, *, now: datet
     living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
     existing = tables.environments.where(pool=lease.pool, state=living)
     if pool is not None and pool.is_virtual and lease.state is leases.State.QUEUED:
-        virtual = booking.why(tables, configuration, pool, existing, now=now)
+        ready = [one for one in existing if one.state is environments.State.READY]
+        virtual = replace(
+            booking.why(tables, configuration, pool, existing, now=now),
+            silent=tuple(
+                f"{name}: {', '.join(machines)} not heard by the server"
+                for name, machines in reconciling.silent(tables, ready).items()
+            ),
+        )
     else:
         virtual = None
     return queue.why(

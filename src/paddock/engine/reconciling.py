@@ -5,7 +5,7 @@ Effects: idempotent (orders commands that state an end, in the transaction that 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from paddock.core import command as commands
 from paddock.core import environment as environments
@@ -19,6 +19,8 @@ from paddock.ports import Tables
 LIST = "machine.list"
 LIMIT = 600
 """Seconds that destroying one machine may take."""
+PATIENCE = timedelta(seconds=15)
+"""How long a free machine may be silent before its host is asked what runs, and until it is asked once more."""
 _IN_USE = [environments.State.READY, environments.State.LEASED, environments.State.HELD]
 _WITHOUT_MACHINES = (environments.State.GONE, environments.State.SAVED)
 
@@ -30,6 +32,29 @@ def take_stock(tables: Tables, means: Means, host: Host, *, now: datetime) -> Ho
         return host
     command = order(tables, means, host.agent, LIST, {}, now=now)
     return tables.hosts.swap(host, replace(host, listing=command.id))
+
+
+def silent(tables: Tables, found: Sequence[Environment]) -> dict[str, tuple[str, ...]]:
+    """Environment → its virtual machines whose agents the server does not hear; only those that have such."""
+    virtual = sorted(one.id for one in found if one.spec is not None)
+    away: dict[str, tuple[str, ...]] = {}
+    for agent in tables.agents.where(environment=virtual) if virtual else ():
+        if not agent.is_connected:
+            away[agent.environment] = (*away.get(agent.environment, ()), agent.machine)
+    return away
+
+
+def look(tables: Tables, means: Means, host: Host, *, since: datetime, now: datetime) -> datetime:
+    """A free machine has been silent since then: ask its host now and then whether it runs. When to look again."""
+    known = tables.commands.find(host.listing) if host.listing else None
+    if known is not None and known.is_open:
+        return now + PATIENCE
+    last = tables.commands.where(agent=host.agent, method=LIST, newest=True, limit=1)
+    due = max(since, *(one.asked for one in last)) + PATIENCE if last else since + PATIENCE
+    if now < due:
+        return due
+    take_stock(tables, means, host, now=now)
+    return now + PATIENCE
 
 
 def settle(tables: Tables, means: Means, host: Host, *, now: datetime) -> tuple[Host, Sequence[Environment]]:

@@ -181,7 +181,7 @@ def _book(
     }
     for room in rooms:
         if room.host in short:
-            make_room(tables, room, sizes[room.host], room.open, now=now)
+            make_room(tables, room, sizes[room.host], room.open, now=now, lease=lease)
     return short
 
 
@@ -200,7 +200,7 @@ def _book_fork(
     if size.fits(room.open):
         request(tables, pool, origin.host, now=now, size=size, spec=origin.spec, fork_of=origin.id)
         return set()
-    make_room(tables, room, size, room.open, now=now)
+    make_room(tables, room, size, room.open, now=now, lease=lease)
     return {room.host} if room.whole is not None and size.fits(room.whole) else set()
 
 
@@ -237,11 +237,17 @@ def want(
     return made
 
 
-def make_room(tables: Tables, room: Room, wanted: Size, free: Size, *, now: datetime) -> None:
-    """Retire what idles on a host, the longest idle first, if that and what is leaving anyway makes enough room."""
+def make_room(
+    tables: Tables, room: Room, wanted: Size, free: Size, *, now: datetime, lease: Lease | None = None
+) -> None:
+    """Retire what idles on a host, the longest idle first, if that and what is leaving anyway makes enough room.
+
+    `lease`: who wants it. What is free and not lent yet to somebody who came before, as it is silent, is left to them.
+    """
     free += _leaving(tables, room.host)
     ready = tables.environments.where(host=room.host, state=environments.State.READY)
     idle = sorted((one for one in ready if one.size is not None and not one.retiring), key=lambda one: one.since)
+    idle = _without_awaited(tables, idle, lease) if lease is not None else idle
     if wanted.fits(free) or not wanted.fits(sum((one.size or Size() for one in idle), free)):
         return
     for one in idle:
@@ -249,6 +255,22 @@ def make_room(tables: Tables, room: Room, wanted: Size, free: Size, *, now: date
         free += one.size or Size()
         if wanted.fits(free):
             return
+
+
+def _without_awaited(tables: Tables, idle: list[Environment], lease: Lease) -> list[Environment]:
+    """Those but for as many of each pool as are waited for since before `lease` was asked for."""
+    left = []
+    kept: dict[tuple[str, str], int] = {}
+    for one in reversed(idle):
+        key = one.pool, one.fork_of
+        if key not in kept:
+            waiting = tables.leases.where(pool=one.pool, state=leases.State.QUEUED, fork_of=one.fork_of)
+            kept[key] = sum(other.asked <= lease.asked for other in waiting)
+        if kept[key]:
+            kept[key] -= 1
+        else:
+            left.append(one)
+    return left[::-1]
 
 
 def _leaving(tables: Tables, host: str) -> Size:
