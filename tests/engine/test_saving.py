@@ -116,8 +116,10 @@ async def test_a_fork_is_a_new_environment_of_the_copies_booted_cold(room: Virtu
     environment = room.environment(id)
     assert (environment.state, environment.fork_of, environment.host) == ("leased", "pair-1", "vm-1")
     assert environment.size == Size(memory=2 * GIB, vcpus=2, disk=4 * GIB)
-    specs = [MachineSpec.read(one.params["spec"], "spec") for one in room.orders("machine.build")[-2:]]
+    made = room.orders("machine.build")[-2:]
+    specs = [MachineSpec.read(one.params["spec"], "spec") for one in made]
     assert [(spec.saved, spec.start) for spec in specs] == [("pair-1.one", Start.BOOT), ("pair-1.two", Start.BOOT)]
+    assert [one.params["limit"] for one in made] == [600, 600], "it needs no layer of its image"
 
 
 async def test_several_forks_are_each_their_own(room: Virtual) -> None:

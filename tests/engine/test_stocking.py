@@ -11,7 +11,7 @@ from paddock.core.machine import Overcommit, Size, Start
 from paddock.wire.specs import MachineSpec
 from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, HOUR, PROJECT, ROOT
-from tests.engine.virtual import DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
+from tests.engine.virtual import DEBIAN, GIB, ROOM, STACK, VM, Virtual, hosts, open_virtual, pool_of
 
 
 @pytest.fixture
@@ -211,7 +211,22 @@ async def test_a_host_is_told_all_that_a_machine_is(scene: Virtual) -> None:
     assert [(peer.machine, peer.addresses) for peer in spec.peers] == [("one", ("192.168.80.10",))]
     assert (spec.networks[0].name, spec.egress) == ("private", ("example.org:443",))
     assert one.params["spec"]["nics"][0]["mac"] != two.params["spec"]["nics"][0]["mac"]
-    assert (one.params["limit"], one.environment, one.fence) == (600, lease.environment, 1)
+    assert (one.environment, one.fence) == (lease.environment, 1)
+
+
+async def test_a_machine_may_take_what_its_image_takes_whose_layers_are_gone(scene: Virtual) -> None:
+    warm = replace(DEBIAN, limit=HOUR, warm_up="true")
+    stack = replace(STACK, limit=5 * HOUR, warm_up="true")
+    images = {"debian": warm, "stack": stack}
+    scene.configure(hosts=hosts("vm-1"), images=images, pools={"s": pool_of("s", image="stack")})
+    lease = await scene.acquire("s")
+    await give_back(scene, lease.id)
+
+    (built,) = scene.orders("image.build")
+    (made,) = scene.orders("machine.build")
+    (cleaned,) = scene.orders("machine.clean")
+    assert built.params["limit"] == 3600 * (2 + 1 + 2 * 5), "its download, the agent put in, and two boots of a script"
+    assert made.params["limit"] == cleaned.params["limit"] == 600 + built.params["limit"] + 2 * 600
 
 
 async def test_what_became_of_a_machine_is_in_its_row(scene: Virtual) -> None:

@@ -13,6 +13,10 @@ BUILDER = 1
 """Version of how images are built: with another one, every layer that a script made is built again."""
 
 GIB = 1 << 30
+DOWNLOAD = timedelta(hours=2)
+"""What fetching the first of a chain may take, beside its scripts."""
+WARM_UP = timedelta(minutes=10)
+"""What the warm-up of one image may take."""
 
 
 class Entry(StrEnum):
@@ -86,6 +90,16 @@ def chain(images: Mapping[str, Image], name: str) -> Chain:
 def kernel_of(images: Chain) -> Image:
     """The image whose kernel boots the last one of a chain: the nearest that names one, or the first."""
     return next((one for one in reversed(images) if one.kernel), images[0])
+
+
+def build_limit(images: Chain) -> timedelta:
+    """How long building all of an image may take, its base included."""
+    return DOWNLOAD + sum((image.limit * (len(image.scripts) + 1) for image in images), timedelta())
+
+
+def machine_limit(images: Chain) -> timedelta:
+    """How long its host may take, beside the machine itself, for what a machine is made from, should that be gone."""
+    return build_limit(images) + WARM_UP * sum(bool(image.warm_up) for image in images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from paddock.core import upkeep
 from paddock.core.command import Command
 from paddock.core.environment import Environment, Machine, Pool
 from paddock.core.host import Host
-from paddock.core.image import HostImage
+from paddock.core.image import HostImage, machine_limit
 from paddock.core.lease import Lease
-from paddock.engine import leasing
+from paddock.engine import booking, leasing
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, order
 from paddock.engine.ordering import outdate
@@ -27,7 +27,9 @@ from paddock.ports import Tables, Touched
 LIMIT = 300
 """Seconds that building one machine may take."""
 VIRTUAL_LIMIT = 600
-"""The same for one that is made from an image: it may have to boot, on a processor that is not there."""
+"""The same for one that is made from an image: it may have to boot, on a processor that is not there. What it takes
+to build and clean one has `machine_limit` on top.
+"""
 
 
 class Building:
@@ -158,7 +160,7 @@ def ask(
             spec = spec_for(tables, environment, machine)
             if spec is None:
                 return False
-            more[machine] = {"spec": spec}
+            more[machine] = {"spec": spec, "limit": limit + _healing(tables, environment, machine)}
     for machine in machines:
         order(
             tables,
@@ -172,6 +174,15 @@ def ask(
             machine=machine,
         )
     return True
+
+
+def _healing(tables: Tables, environment: Environment, machine: str) -> int:
+    """Seconds more for one that is made from an image: what of that was removed by hand is built again for it."""
+    if environment.spec is None or environment.fork_of:
+        return 0
+    place = next(index for index, one in enumerate(environment.machines) if one.name == machine)
+    row = booking.images_on(tables, environment.host)[environment.spec.machines[place].image]
+    return round(machine_limit(row.serving).total_seconds())
 
 
 def as_built(environment: Environment, commands: Sequence[Command]) -> tuple[Machine, ...]:

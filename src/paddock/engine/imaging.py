@@ -16,7 +16,7 @@ from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment
 from paddock.core.errors import Missing, Refused
 from paddock.core.host import Host
-from paddock.core.image import LIFECYCLE, Chain, HostImage, Layer, Signal, State, again, chain, recipe
+from paddock.core.image import LIFECYCLE, Chain, HostImage, Layer, Signal, State, again, build_limit, chain, recipe
 from paddock.core.redaction import sentence
 from paddock.engine import booking
 from paddock.engine.filing import directory_of
@@ -29,8 +29,6 @@ from paddock.wire.specs import chain_params
 
 BUILD = "image.build"
 COLLECT = "image.collect"
-DOWNLOAD = timedelta(hours=2)
-"""What fetching the first of a chain may take, beside its scripts."""
 BUSY_AGAIN = timedelta(seconds=10)
 LOGS = 5
 """Logs of builds that are kept of one image on one host."""
@@ -224,13 +222,12 @@ def _ask(tables: Tables, means: Means, row: HostImage, *, now: datetime) -> Host
     if host is None or not host.agent:
         return row
     log = f"images/{row.id}/{tables.number(f'image:{row.id}')}"
-    limit = DOWNLOAD + sum((image.limit * (len(image.scripts) + 1) for image in row.chain), timedelta())
     command = order(
         tables,
         means,
         host.agent,
         BUILD,
-        {"chain": chain_params(row.chain), "limit": round(limit.total_seconds())},
+        {"chain": chain_params(row.chain), "limit": round(build_limit(row.chain).total_seconds())},
         now=now,
         archive=log,
     )
