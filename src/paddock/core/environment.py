@@ -236,6 +236,9 @@ class Environment:
         return found["job"] if found else ""
 
 
+KEPT = frozenset({State.HELD, State.SAVING, State.SAVED})
+"""The states of what is kept for a person, whole or its disks alone."""
+
 _LEFT = re.compile(r"run \S+ of (?P<job>\S+)")
 
 

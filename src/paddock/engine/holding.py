@@ -12,7 +12,6 @@ from paddock.engine.means import need
 from paddock.ports import Tables
 
 FAILED = frozenset({Verdict.FAILURE, Verdict.ERROR, Verdict.TIMED_OUT})
-KEPT = [environments.State.HELD, environments.State.SAVING, environments.State.SAVED]
 
 
 def wish(tables: Tables, configuration: Configuration, run: Run) -> None:
@@ -37,4 +36,4 @@ def wish(tables: Tables, configuration: Configuration, run: Run) -> None:
 
 
 def _has_one(tables: Tables, job: str) -> bool:
-    return any(one.held_for == job for one in tables.environments.where(state=KEPT))
+    return any(one.held_for == job for one in tables.environments.where(state=sorted(environments.KEPT)))

@@ -405,8 +405,9 @@ def of_run_detail(
 
 def left_until(row: run.Run, had: environment.Environment | None) -> datetime | None:
     """Until when what a run had is held for it; None where it is not, or a person has taken it over."""
-    is_left = had is not None and had.held_by == environment.left_by(row.id, row.job)
-    return had.hold_until if had is not None and is_left else None
+    if had is None or had.state not in environment.KEPT or had.held_by != environment.left_by(row.id, row.job):
+        return None
+    return had.hold_until
 
 
 def of_change(row: event.Change) -> shapes.Change:
