@@ -1,21 +1,24 @@
 """The promises of the port Disks, kept by each kind of disks on the file systems that it is for."""
 
 import asyncio
+import itertools
 import json
 import os
 import random
 import re
+import secrets
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from paddock.agent.skills import tools
 from paddock.agent.skills.hypervisor import disks as kinds
 from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.core.errors import Broken, Missing, PaddockError, Refused
@@ -56,7 +59,9 @@ class Ground:
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     kind, _, where = request.param.partition("-on-")
     if kind == "zfs":
-        pytest.skip("zfs: neither this kernel nor the tests' guest has its module (Debian builds it with zfs-dkms)")
+        with pool(tmp_path) as root:
+            yield Ground(disks=kinds.named(kind, root), root=root)
+        return
     if kind == "qcow2":
         yield Ground(disks=kinds.named(kind, tmp_path), root=tmp_path)
         return
@@ -72,6 +77,27 @@ def on(kind: str, scratch: Path, size: int = GIB) -> Iterator[Path]:
         except Unavailable as exc:
             pytest.skip(str(exc))
         yield root
+
+
+@contextmanager
+def pool(scratch: Path) -> Iterator[Path]:
+    """A directory on a new ZFS pool, which lies in a file. Nothing of a pool that is there already is touched."""
+    if os.geteuid() != 0:
+        pytest.skip("zfs: only root makes pools")
+    for program in ("zpool", "zfs"):
+        if shutil.which(program, path=tools.ENVIRONMENT["PATH"]) is None:
+            pytest.skip(f"zfs: there is no {program} here; on Debian: apt-get install zfsutils-linux, of contrib")
+    if not Path("/sys/module/zfs").is_dir():
+        pytest.skip("zfs: this kernel has not loaded its module; modprobe zfs, which zfs-dkms builds on Debian")
+    name, file, place = f"paddock-tests-{secrets.token_hex(4)}", scratch / "zfs.img", scratch / "zfs.mnt"
+    with file.open("wb") as made:
+        made.truncate(GIB)
+    tools.run("zpool", "create", "-m", str(place), name, str(file))
+    try:
+        yield place
+    finally:
+        tools.run("zpool", "destroy", "-f", name)
+        file.unlink()
 
 
 def seen(disk: Path, format: str, offset: int, length: int) -> bytes:
@@ -123,7 +149,7 @@ async def first(ground: Ground, volume: Path) -> tuple[Path, str]:
 async def test_this_kind_works_where_it_is_for(ground: Ground) -> None:
     await ground.disks.check()
 
-    assert os.listdir(ground.root) == [] or ground.disks.name == "qcow2"
+    assert set(os.listdir(ground.root)) <= {".zfs-volumes"} or ground.disks.name == "qcow2"
 
 
 async def test_a_volume_of_blank_disks_has_them_in_order(ground: Ground) -> None:
@@ -239,6 +265,24 @@ async def test_a_copy_outlives_its_source(ground: Ground) -> None:
     assert [disk.name for disk in disks] == ["system", "blank-1"]
     assert seen(disks[0].path, disks[0].format, 0, 16) == b"C" * 16
     assert seen(disks[0].path, disks[0].format, 4 * MIB, len(WORDS)) == WORDS
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(("machine", "saved", "fork"))], ids=" ".join)
+async def test_a_machine_its_saved_disks_and_a_fork_of_these_go_in_any_order(
+    ground: Ground, order: Sequence[str]
+) -> None:
+    await ground.disks.clone(await ground.base(), ground.root / "machine")
+    write(*await first(ground, ground.root / "machine"), 0, 0x45)
+    await ground.disks.copy(ground.root / "machine", ground.root / "saved")
+    for name in ("fork", "other"):
+        await ground.disks.copy(ground.root / "saved", ground.root / name)
+
+    for name in order:
+        await ground.disks.remove(ground.root / name)
+        assert name not in os.listdir(ground.root)
+
+    assert seen(*await first(ground, ground.root / "other"), 0, 16) == b"E" * 16
+    assert seen(*await first(ground, ground.root / "other"), 4 * MIB, len(WORDS)) == WORDS
 
 
 async def test_twenty_clones_at_once_are_twenty_volumes(ground: Ground) -> None:

@@ -19,7 +19,7 @@ from paddock.core.errors import Broken, PaddockError, Refused
 
 _HOME = ".zfs-volumes"
 _OURS = re.compile(r"v-[0-9a-f]{16}")
-_SNAPSHOT = "whole"
+_SNAPSHOT, _COPY = "whole", "copy-"
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 Words = tuple[str, ...]
@@ -50,14 +50,35 @@ def cloning(source: str, dataset: str, mountpoint: Path, *, is_frozen: bool) -> 
     return (*taken, ("zfs", "clone", "-o", f"mountpoint={mountpoint}", snapshot, dataset))
 
 
-def promoting(source: str, dataset: str, mountpoint: Path, snapshot: str) -> tuple[Words, ...]:
-    """What copies a dataset so that the copy needs nothing of its source: that becomes a clone of the copy."""
-    taken = f"{source}@{snapshot}"
+def copying(source: str, dataset: str, mountpoint: Path) -> tuple[Words, ...]:
+    """What copies a dataset as it is now, by a snapshot for this copy alone."""
+    taken = f"{source}@{_COPY}{dataset[-16:]}"
     return (
         ("zfs", "snapshot", taken),
         ("zfs", "clone", "-o", f"mountpoint={mountpoint}", taken, dataset),
-        ("zfs", "promote", dataset),
     )
+
+
+def looking(dataset: str) -> Words:
+    """What tells the snapshots of a dataset, the oldest first, and what was cloned from each."""
+    return ("zfs", "list", "-Hpt", "snapshot", "-s", "createtxg", "-o", "name,clones", dataset)
+
+
+def heir(told: str) -> str:
+    """Of what `looking` tells: the copy that has to outlive its source; empty if there is none.
+
+    The last: what it takes over is older, and with that comes what other copies need.
+    """
+    for line in reversed(told.splitlines()):
+        snapshot, _, clones = line.partition("\t")
+        if snapshot.rpartition("@")[2].startswith(_COPY) and clones not in ("", "-"):
+            return clones.split(",")[0]
+    return ""
+
+
+def promoting(dataset: str) -> Words:
+    """What turns a copy and its source around: now the source is a clone of the copy, and may go."""
+    return ("zfs", "promote", dataset)
 
 
 def dropping(dataset: str) -> Words:
@@ -72,14 +93,13 @@ class Zfs(Files):
     needs_source = True
 
     async def copy(self, source: Path, target: Path) -> None:
-        """A clone that is promoted: its source depends on it, not it on its source."""
+        """A clone. Whoever of both goes first, the other has the blocks then: see `_destroy`."""
 
         def make() -> None:
             volumes.found(source)
             with volumes.making(target, self._drop) as half:
                 dataset, mountpoint = self._fresh()
-                old = self._dataset_of(source)
-                self._run(promoting(old, dataset, mountpoint, f"copy-{dataset[-16:]}"))
+                self._run(copying(self._dataset_of(source), dataset, mountpoint))
                 half.symlink_to(mountpoint)
 
         await in_thread(make)
@@ -111,7 +131,7 @@ class Zfs(Files):
             name = dataset.rpartition("/")[2]
             if _OURS.fullmatch(name) and str(self.root / _HOME / name) not in linked:
                 with suppress(Broken):  # what was cloned from it is still there
-                    self._run((dropping(dataset),))
+                    self._destroy(dataset)
 
     def _make(self, place: Path) -> None:
         dataset, mountpoint = self._fresh()
@@ -122,11 +142,19 @@ class Zfs(Files):
         if not place.is_symlink():
             super()._drop(place)
             return
-        dataset = self._dataset_of(place)
+        try:
+            self._destroy(self._dataset_of(place))
+        except Broken as exc:
+            raise Broken(f"{place.name}: {exc.message}") from exc
+        place.unlink()
+
+    def _destroy(self, dataset: str) -> None:
+        """It does not exist; copies of it stay. Broken where something else was cloned from it."""
+        if copy := heir(tools.attempt(*looking(dataset)).out):
+            self._run((promoting(copy),))
         ran = tools.attempt(*dropping(dataset))
         if ran.code != 0 and "does not exist" not in ran.err:
-            raise Broken(f"{place.name}: {ran.last_words}")
-        place.unlink()
+            raise Broken(ran.last_words)
 
     def _clone(self, source: Path, disks: Sequence[Disk], half: Path) -> None:
         dataset, mountpoint = self._fresh()
