@@ -61,7 +61,7 @@ def copying(source: str, dataset: str, mountpoint: Path) -> tuple[Words, ...]:
 
 def looking(dataset: str) -> Words:
     """What tells the snapshots of a dataset, the oldest first, and what was cloned from each."""
-    return ("zfs", "list", "-Hpt", "snapshot", "-s", "createtxg", "-o", "name,clones", dataset)
+    return ("zfs", "list", "-Hp", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", "name,clones", dataset)
 
 
 def heir(told: str) -> str:
