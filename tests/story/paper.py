@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from paddock.agent.skills.hypervisor.drivers.qemu import process
 from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.hands import trees
@@ -68,8 +69,8 @@ class Paper:
         await self.end(plan.directory, plan.name)
 
     async def wait_off(self, plan: Plan) -> None:
-        while named(plan.name):
-            await asyncio.sleep(_LOOK_EVERY)
+        for one in await asyncio.to_thread(named, plan.name):
+            await process.gone(one)
 
     async def end(self, directory: Path, name: str) -> None:
         def everybody() -> list[Identity]:

@@ -57,6 +57,47 @@ class Channel:
         """Set while the server takes what the machine says."""
         self.answered = asyncio.Event()
         """Set while the server has said something to the machine: its hello was answered."""
+        self._there = asyncio.Event()
+        """Set since the server answered whether it takes the relay, until it could not be asked again."""
+        self._away = asyncio.Event()
+        """Set while that is not so."""
+        self._is_asked = False
+        self._lost()
+
+    # As a dialing.Watch
+
+    def dials(self, server: str) -> None:
+        """See Watch."""
+        self._is_asked = False
+
+    def apart(self, why: str) -> None:
+        """See Watch. Where nobody answered, the server is away; what went wrong later says nothing of that."""
+        if not self._is_asked:
+            self._lost()
+
+    def _asked(self) -> None:
+        self._is_asked = True
+        self._away.clear()
+        self._there.set()
+
+    def _lost(self) -> None:
+        self._there.clear()
+        self._away.set()
+
+    async def heard(self, limit: timedelta) -> None:
+        """Until the server has answered the machine's hello: as long as it is away, and then `limit`. TimeoutError."""
+        while not self.answered.is_set():
+            await self._there.wait()
+            waiting = [asyncio.create_task(event.wait()) for event in (self.answered, self._away)]
+            try:
+                done, _ = await asyncio.wait(
+                    waiting, timeout=limit.total_seconds(), return_when=asyncio.FIRST_COMPLETED
+                )
+            finally:
+                for task in waiting:
+                    task.cancel()
+            if not done:
+                raise TimeoutError
 
     async def keep(self, carrying: Carrying) -> None:
         """Relay for ever."""
@@ -68,7 +109,7 @@ class Channel:
                 raise Broken("relay: the host has no identity yet")
             return await self.relay(link, known=known, fence=carrying.ledger.fence(self._environment))
 
-        await dialing.keep(carrying.server, speak, subject=f"{self._environment}/{self._machine}")
+        await dialing.keep(carrying.server, speak, subject=f"{self._environment}/{self._machine}", register=self)
 
     async def relay(self, link: Link, *, known: Identity, fence: int) -> str:
         """Vouch for the machine on a fresh link to the server, then copy both ways; gives the reason of the end."""
@@ -81,7 +122,7 @@ class Channel:
         )
         try:
             async with asyncio.timeout(_LIMIT.total_seconds()):
-                await _vouch(link, wanted)
+                await _vouch(link, wanted, self._asked)
                 guest = await self._reach()
         except TimeoutError:
             await link.close("relay: no answer")
@@ -122,10 +163,12 @@ class _Heeded:
         await self._guest.close(reason)
 
 
-async def _vouch(link: Link, wanted: Relay) -> None:
-    """Unwelcome if the server does not take it."""
+async def _vouch(link: Link, wanted: Relay, asked: Callable[[], None]) -> None:
+    """Unwelcome if the server does not take it. `asked` is called when it has answered."""
     await link.send(messages.encode(Command(id="relay-1", method="relay", params=wanted.params())))
-    match messages.parse(await link.receive()):
+    answer = messages.parse(await link.receive())
+    asked()
+    match answer:
         case Success():
             pass
         case Failure(msg=msg, details=details):

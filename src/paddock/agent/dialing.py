@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from paddock.agent.rounds import Rounds
 from paddock.agent.settings import WrongUse
-from paddock.agent.standing import Register
 from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.hands import links
 from paddock.hands.links import Link, Unreachable
@@ -46,6 +46,16 @@ class Unwelcome(Refused):
 
 class Hopeless(Refused):
     """No later attempt will do better: somebody has to change something, and start the agent again."""
+
+
+class Watch(Protocol):
+    """Is told how the rounds go. Real: standing.Register, channel.Channel."""
+
+    def dials(self, server: str) -> None:
+        """A round begins, with this server."""
+
+    def apart(self, why: str) -> None:
+        """A round is over: no link, for this reason."""
 
 
 class Again(Broken):
@@ -119,7 +129,7 @@ def _check(url: str, *, option: str, proxy: str, insecure: bool) -> None:
 
 
 async def keep(
-    where: Server, speak: Callable[[Link], Awaitable[str]], *, subject: str, register: Register | None = None
+    where: Server, speak: Callable[[Link], Awaitable[str]], *, subject: str, register: Watch | None = None
 ) -> None:
     """Dial and let `speak` have the link, again and again until cancelled. `speak` gives the reason of the end.
 

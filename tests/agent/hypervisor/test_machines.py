@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from paddock.agent import dialing
 from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.identity import Identity
+from paddock.agent.skills.hypervisor import machines
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.machines import Machines
 from paddock.agent.skills.hypervisor.parts import Parts
@@ -72,8 +74,8 @@ class Rig:
             identity=lambda: Identity(agent="host", token=TOKEN),
             ledger=Fences(),  # type: ignore[arg-type]  # all that a relay wants of it
         )
-        async with Machines(parts, carrying=carrying, templates=Templates(parts)) as machines:
-            self.machines = machines
+        async with Machines(parts, carrying=carrying, templates=Templates(parts)) as opened:
+            self.machines = opened
             yield self
 
     async def ask(
@@ -289,6 +291,58 @@ async def test_a_running_machine_is_adopted_by_the_next_agent(rig: Rig) -> None:
         assert (machine["pid"], machine["state"]) == (pid, "relayed")
 
 
+@pytest.mark.parametrize("method", ["machine.build", "machine.clean"])
+async def test_a_machine_that_was_made_and_whose_process_is_gone_is_made_anew(rig: Rig, method: str) -> None:
+    await rig.ask(method, fence=2, spec=spec())
+    rig.host.vanish(rig.record()["name"])
+    again = await rig.ask(method, fence=2, spec=spec())
+    assert again["start"] == "fork"
+    assert [one.name for one in await rig.driver.running(Layout.of(rig.root).instance)] == [rig.record()["name"]]
+
+
+async def test_a_machine_that_dies_before_the_server_heard_it_is_made_anew(rig: Rig) -> None:
+    rig.driver.misbehave("boot", Woe.VANISH, times=2)
+    result = await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    assert result["start"] == "boot"
+    assert sum(call.startswith("boot") for call in rig.driver.calls) == 3
+
+
+async def test_one_that_always_dies_fails_and_leaves_nothing(rig: Rig) -> None:
+    rig.driver.misbehave("boot", Woe.VANISH, times=9)
+    with pytest.raises(Broken, match="dies again and again"):
+        await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    assert not rig.directory().exists()
+    assert not rig.host.machines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["machine.build", "machine.clean"])
+async def test_a_server_that_is_away_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(machines, "_ANSWERED_LIMIT", timedelta(seconds=0.5))
+    desk = Desk()
+    async with desk.open():
+        port = desk.port
+    rig = Rig(tmp_path / "hypervisor", desk)
+    async with rig.open():
+        asked = asyncio.create_task(rig.ask(method, fence=2, spec=spec()))
+        done, _ = await asyncio.wait({asked}, timeout=2)
+        assert not done, "it gave up while the server was away"
+        async with desk.open(port):
+            assert (await asked)["start"] == "fork"
+    await rig.host.close()
+
+
+async def test_a_machine_whose_hello_the_server_does_not_answer_fails(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "_ANSWERED_LIMIT", timedelta(seconds=0.2))
+    rig.desk.answers_hello = False
+    with pytest.raises(Broken, match="the server does not hear its agent"):
+        await rig.ask("machine.build", spec=spec())
+
+
 async def test_what_nobody_owns_is_ended_at_the_next_start(rig: Rig, tmp_path: Path) -> None:
     await rig.ask("machine.build", spec=spec())
     (rig.directory() / "machine.json").unlink()
@@ -342,6 +396,20 @@ async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(ri
     assert (rig.directory("lab-2") / "disks" / "system").read_text() == "what happened"
     await rig.ask("machine.forget", saved="lab-1.one")
     assert not (rig.root / "saved" / "lab-1.one").exists()
+
+
+async def test_what_is_kept_is_listed_with_the_highest_fence_that_the_host_saw(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.ask("machine.build", spec=spec())
+    await rig.ask("machine.build", environment="lab-2", spec=spec(environment="lab-2"))
+    await rig.ask("machine.save", saved="lab-1.one")
+    monkeypatch.setattr(Fences, "fence", lambda self, environment: {"lab-1": 7, "lab-2": 9}[environment])
+    told = await rig.ask("machine.list")
+    assert told["saved"] == [{"environment": "lab-1", "machine": "one", "fence": 7}]
+    assert [(one["environment"], one["fence"]) for one in told["machines"]] == [("lab-2", 9)]
+    await rig.ask("machine.forget", saved="lab-1.one")
+    assert (await rig.ask("machine.list"))["saved"] == []
 
 
 async def test_the_disks_of_a_machine_that_does_not_hear_are_kept(rig: Rig) -> None:

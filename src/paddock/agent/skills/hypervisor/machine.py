@@ -221,6 +221,28 @@ class Machine:
             boot=self.spec.boot,
         )
 
+    # Living
+
+    async def lives(self) -> bool:
+        """Whether its process is there."""
+        running = await self._parts.driver.running(self._parts.layout.instance)
+        return any(one.name == self.record.name for one in running)
+
+    async def heard(self, limit: timedelta) -> bool:
+        """Until the server has answered its hello; False if its process is gone before. TimeoutError as Channel's."""
+        plan = await self._plan([])
+        told = asyncio.create_task(self.channel.heard(limit))
+        gone = asyncio.create_task(self._parts.driver.wait_off(plan))
+        try:
+            await asyncio.wait((told, gone), return_when=asyncio.FIRST_COMPLETED)
+            first = told if told.done() else gone
+            first.result()
+            return first is told
+        finally:
+            told.cancel()
+            gone.cancel()
+            await asyncio.gather(told, gone, return_exceptions=True)
+
     # Its buttons
 
     async def power(self, action: str, boot: tuple[str, ...]) -> str:

@@ -33,7 +33,9 @@ from paddock.wire.specs import MachineSpec
 _log = logging.getLogger(__name__)
 
 _ANSWERED_LIMIT = timedelta(seconds=60)
-"""Until the server has answered the hello of a machine that is awake."""
+"""Until the server, if it is there, has answered the hello of a machine that is awake."""
+_ATTEMPTS = 3
+"""A machine whose process is gone before the server has heard it is made anew; not for ever."""
 Key = tuple[str, str]
 
 
@@ -88,26 +90,39 @@ class Machines:
         spec = _spec(call)
         began = time.monotonic()
         machine = self._machines.get(_key(call))
-        if machine is not None and machine.record.stage is not Stage.AWAKE:
+        if machine is not None and not await self._stands(machine):
             await self._remove(machine)
             machine = None
-        if machine is None:
-            machine = await self._make(call, spec)
-        machine.raise_fence(call.fence)
-        return await self._answered(machine, began)
+        return await self._ensure(call, spec, machine, began)
 
     async def _clean(self, call: Call) -> Outcome:
         """The machine that was lent is gone, proven, and another one stands in its place."""
         spec = _spec(call)
         machine = self._machines.get(_key(call))
         ended = 0
-        if machine is not None and (machine.record.fence < call.fence or machine.record.stage is not Stage.AWAKE):
+        if machine is not None and (machine.record.fence < call.fence or not await self._stands(machine)):
             await self._remove(machine)
             machine, ended = None, 1
-        began = time.monotonic()
-        if machine is None:
-            machine = await self._make(call, spec)
-        return await self._answered(machine, began, ended=ended)
+        return await self._ensure(call, spec, machine, time.monotonic(), ended=ended)
+
+    async def _stands(self, machine: Machine) -> bool:
+        """Whether it was made, and its process lives: it may have gone with its host."""
+        return machine.record.stage is Stage.AWAKE and await machine.lives()
+
+    async def _ensure(
+        self, call: Call, spec: MachineSpec, machine: Machine | None, began: float, *, ended: int = 0
+    ) -> Outcome:
+        """A machine that the server hears; one that dies before that is made anew."""
+        for _ in range(_ATTEMPTS):
+            if machine is None:
+                machine = await self._make(call, spec)
+            machine.raise_fence(call.fence)
+            if await self._is_heard(machine):
+                return _made(machine, began, ended)
+            _log.warning("a machine died before the server heard it", extra={"machine": machine.record.name})
+            await self._remove(machine)
+            machine = None
+        raise Broken(f"{call.text('machine')}: dies again and again before the server hears its agent")
 
     async def _make(self, call: Call, spec: MachineSpec) -> Machine:
         key = _key(call)
@@ -134,28 +149,14 @@ class Machines:
             raise
         return machine
 
-    async def _answered(self, machine: Machine, began: float, *, ended: int = 0) -> Outcome:
-        """Once the server has answered its hello; `began` is when its making did."""
+    async def _is_heard(self, machine: Machine) -> bool:
+        """Once the server has answered its hello, however long it is away; False if its process is gone before."""
         known = machine.record
         self._hold((known.environment, known.machine), machine)
         try:
-            async with asyncio.timeout(_ANSWERED_LIMIT.total_seconds()):
-                await machine.channel.answered.wait()
+            return await machine.heard(_ANSWERED_LIMIT)
         except TimeoutError:
             raise Broken(f"{known.machine}: it is up, and the server does not hear its agent") from None
-        addresses: list[JSON] = [nic.address for nic in machine.spec.nics if nic.address]
-        return Outcome(
-            result={
-                "machine": known.machine,
-                "address": known.address,
-                "addresses": addresses,
-                "start": known.start,
-                "why": known.why,
-                "host_key": known.host_key,
-                "ended": ended,
-                "seconds": round(time.monotonic() - began, 4),
-            }
-        )
 
     # Going
 
@@ -220,7 +221,7 @@ class Machines:
                 {
                     "environment": known.environment,
                     "machine": known.machine,
-                    "fence": known.fence,
+                    "fence": max(known.fence, self._carrying.ledger.fence(known.environment)),
                     "pid": process.pid if process is not None else 0,
                     "state": "relayed" if machine.channel.related.is_set() else state,
                     "bubblewrap": False,
@@ -228,7 +229,11 @@ class Machines:
                     "why": known.why,
                 }
             )
-        return {"machines": machines}
+        kept: list[JSON] = [
+            {"environment": environment, "machine": machine, "fence": self._carrying.ledger.fence(environment)}
+            for environment, machine in await asyncio.to_thread(self._parts.layout.kept)
+        ]
+        return {"machines": machines, "saved": kept}
 
     def _awake(self, call: Call) -> Machine:
         machine = self._machines.get(_key(call))
@@ -284,6 +289,24 @@ class Machines:
         duty = self._duties.pop(key, None)
         if duty is not None:
             duty.cancel()
+
+
+def _made(machine: Machine, began: float, ended: int) -> Outcome:
+    """What is said of a machine that the server hears; `began` is when its making did."""
+    known = machine.record
+    addresses: list[JSON] = [nic.address for nic in machine.spec.nics if nic.address]
+    return Outcome(
+        result={
+            "machine": known.machine,
+            "address": known.address,
+            "addresses": addresses,
+            "start": known.start,
+            "why": known.why,
+            "host_key": known.host_key,
+            "ended": ended,
+            "seconds": round(time.monotonic() - began, 4),
+        }
+    )
 
 
 def _spec(call: Call) -> MachineSpec:
