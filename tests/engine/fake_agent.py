@@ -74,6 +74,8 @@ class FakeAgent:
         """What it says in hello that machines may have of it."""
         self.carried: dict[tuple[str, str], int] = {}
         """(environment, machine) → fence, as its records have it: what machine.list tells."""
+        self.kept: dict[tuple[str, str], int] = {}
+        """The same of the copies of disks that it keeps."""
         self.executed: list[str] = []
         """Ids of the commands that it began to carry out: what a ledger keeps from happening twice."""
         self.finals: dict[str, tuple[list[Output], Status]] = {}
@@ -233,8 +235,13 @@ class FakeAgent:
         match command.method:
             case "machine.build" | "machine.clean":
                 self.carried[key] = command.fence
-            case "machine.destroy" | "machine.save":
+            case "machine.destroy":
                 self.carried.pop(key, None)
+            case "machine.save":
+                self.carried.pop(key, None)
+                self.kept[key] = command.fence
+            case "machine.forget":
+                self.kept.pop(key, None)
 
     def _result(self, command: Command, reply: Reply) -> dict[str, Any]:
         if command.method == "machine.list":
@@ -242,7 +249,11 @@ class FakeAgent:
                 {"environment": environment, "machine": machine, "fence": fence}
                 for (environment, machine), fence in self.carried.items()
             ]
-            return {"machines": listed}
+            kept = [
+                {"environment": environment, "machine": machine, "fence": fence}
+                for (environment, machine), fence in self.kept.items()
+            ]
+            return {"machines": listed, "saved": kept}
         return {"address": "127.0.0.1", "exit": reply.exit}
 
     async def _say_the_end(self, id: str) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_agent import Reply
-from tests.engine.scene import ANNA, Scene
-from tests.engine.virtual import DEBIAN, ROOM, VM, Virtual, open_virtual, pool_of
+from tests.engine.scene import ANNA, ROOT, Scene
+from tests.engine.virtual import DAY, DEBIAN, ROOM, VM, Virtual, open_virtual, pool_of
 
 
 @pytest.fixture
@@ -286,3 +286,48 @@ async def test_one_that_is_silent_gives_way_to_who_waited_before_anybody_wanted_
     await scene.settle()
     assert scene.lease(large.id).environment == "large-1"
     assert scene.lease(later.id).state == "queued"
+
+
+async def _saved(scene: Virtual) -> str:
+    """An environment of which only the disks are kept."""
+    lease = await scene.acquire("vm")
+    await scene.people.hold(lease.environment, ttl=DAY, identity=ROOT, disks=True)
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    assert scene.environment(lease.environment).state == "saved"
+    return lease.environment
+
+
+async def test_disks_that_are_kept_for_somebody_stay(scene: Virtual) -> None:
+    environment = await _saved(scene)
+    await come_back(scene)
+    assert scene.orders("machine.forget") == []
+    assert list(scene.carrier("vm-1").kept) == [(environment, "node")]
+
+
+async def test_kept_disks_that_nobody_ever_heard_of_are_forgotten(scene: Virtual) -> None:
+    scene.carrier("vm-1").kept["other-9", "one"] = 4
+    await come_back(scene)
+    (order,) = scene.orders("machine.forget")
+    assert (order.environment, order.machine, order.fence) == ("other-9", "one", 4)
+    assert order.params["saved"] == "other-9.one"
+    assert scene.command(order.id).state == "complete"
+    assert scene.carrier("vm-1").kept == {}
+
+
+async def test_kept_disks_of_an_environment_that_saved_none_by_our_rows_are_forgotten(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    scene.carrier("vm-1").kept[lease.environment, "node"] = 1
+    await come_back(scene)
+    assert scene.carrier("vm-1").kept == {}
+    assert scene.lease(lease.id).state == "granted"
+
+
+async def test_kept_disks_stay_while_something_is_made_of_them(scene: Virtual) -> None:
+    environment = await _saved(scene)
+    await scene.people.fork(environment, holder="root", ttl=None, wait=None, identity=ROOT)
+    await scene.settle()
+    row = scene.environment(environment)
+    await scene.write(lambda tables: tables.environments.swap(row, replace(row, has_saved=False)))
+    await come_back(scene)
+    assert scene.orders("machine.forget") == []

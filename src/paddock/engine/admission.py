@@ -248,8 +248,8 @@ def is_live(tables: Tables, command: Command) -> bool:
         return True
     environment: Environment | None = tables.environments.find(command.environment)
     if environment is None:
-        # Of an environment that we do not know, or no longer: a host has to destroy what nobody owns.
-        return command.method == upkeep.DESTROY and not command.by
+        # Of an environment that we do not know, or no longer: a host has to destroy, and forget, what nobody owns.
+        return command.method in (upkeep.DESTROY, upkeep.FORGET) and not command.by
     return environment.fence == command.fence
 
 

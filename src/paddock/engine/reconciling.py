@@ -1,4 +1,4 @@
-"""Reconciling: what a host carries that nobody owns is destroyed; what it lost is broken.
+"""Reconciling: what a host carries or keeps that nobody owns is destroyed; what it lost is broken.
 
 Effects: idempotent (orders commands that state an end, in the transaction that reads what the host told)
 """
@@ -14,6 +14,7 @@ from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.host import Host
 from paddock.engine.means import Means, order
+from paddock.engine.specifying import saved_name
 from paddock.ports import Tables
 
 LIST = "machine.list"
@@ -22,6 +23,7 @@ LIMIT = 600
 PATIENCE = timedelta(seconds=15)
 """How long a free machine may be silent before its host is asked what runs, and until it is asked once more."""
 _IN_USE = [environments.State.READY, environments.State.LEASED, environments.State.HELD]
+_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 _WITHOUT_MACHINES = (environments.State.GONE, environments.State.SAVED)
 
 
@@ -66,9 +68,11 @@ def settle(tables: Tables, means: Means, host: Host, *, now: datetime) -> tuple[
         host = tables.hosts.swap(host, replace(host, listing=""))
     if answer is None or answer.state is not commands.State.COMPLETE:
         return host, ()
-    listed = _listed(answer)
+    listed = _listed(answer, "machines")
     for (environment, machine), one in listed.items():
         _destroy_unowned(tables, means, host, environment, machine, fence=one.fence, now=now)
+    for (environment, machine), one in _listed(answer, "saved").items():
+        _forget_unowned(tables, means, host, environment, machine, fence=one.fence, now=now)
     return host, _lacking(tables, host, answer, listed)
 
 
@@ -81,9 +85,9 @@ class _Listed:
     """Whether nothing runs of it."""
 
 
-def _listed(answer: Command) -> dict[tuple[str, str], _Listed]:
+def _listed(answer: Command, what: str) -> dict[tuple[str, str], _Listed]:
     """(environment, machine) → what the host has of it."""
-    told = answer.result.get("machines")
+    told = answer.result.get(what)
     found = {}
     for one in told if isinstance(told, list | tuple) else ():
         if isinstance(one, Mapping):
@@ -106,6 +110,28 @@ def _destroy_unowned(
         host.agent,
         upkeep.DESTROY,
         {"machine": machine, "limit": LIMIT},
+        now=now,
+        environment=environment,
+        fence=row.fence if row is not None else fence,
+        machine=machine,
+    )
+
+
+def _forget_unowned(
+    tables: Tables, means: Means, host: Host, environment: str, machine: str, *, fence: int, now: datetime
+) -> None:
+    """Copies of disks that no row knows: of a restored store, or of what an operator removed from it."""
+    row = tables.environments.find(environment)
+    if row is not None and row.host == host.id and row.has_saved and row.state is not environments.State.GONE:
+        return
+    if tables.environments.count(fork_of=environment, state=_LIVING):
+        return  # what is made of them may need them
+    order(
+        tables,
+        means,
+        host.agent,
+        upkeep.FORGET,
+        {"machine": machine, "saved": saved_name(environment, machine), "limit": LIMIT},
         now=now,
         environment=environment,
         fence=row.fence if row is not None else fence,

@@ -49,7 +49,8 @@ METHODS = (
         toward=Toward.AGENT,
         effect=Effect.READ,
         role=Role.OPERATOR,
-        result="{machines: [{environment, machine, fence, pid, state, bubblewrap}]}",
+        result="{machines: [{environment, machine, fence, pid, state, bubblewrap}], "
+        "saved: [{environment, machine, fence}]}",
     ),
     Method(
         name="machine.power",

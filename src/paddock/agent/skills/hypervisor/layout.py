@@ -43,6 +43,11 @@ class Layout:
         """Disks that were kept of machines that are gone."""
         return self.root / "saved"
 
+    def kept(self) -> list[tuple[str, str]]:
+        """(environment, machine) of whose disks there are copies: they are called after both."""
+        found = [place.name.rpartition(".") for place in sorted(self.saved.glob("[!.]*"))]
+        return [(environment, machine) for environment, _, machine in found if environment and machine]
+
     @property
     def machines(self) -> Path:
         """A directory for each environment, in it one for each machine."""
