@@ -1,4 +1,4 @@
-"""Reconciling: what a host carries or keeps that nobody owns is destroyed; what it lost is broken.
+"""Reconciling: what a host has that nobody owns is destroyed; what it lost is broken.
 
 Effects: idempotent (orders commands that state an end, in the transaction that reads what the host told)
 """
