@@ -334,6 +334,7 @@ async def test_a_server_that_is_away_is_waited_for(
     await rig.host.close()
 
 
+@pytest.mark.slow
 async def test_a_machine_whose_hello_the_server_does_not_answer_fails(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
