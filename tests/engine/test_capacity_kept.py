@@ -66,7 +66,6 @@ class Capacity(RuleBasedStateMachine):
 
     async def begin(self) -> Virtual:
         scene = Virtual()
-        scene.machines_come_by_themselves = False
         self.configure(scene)
         await scene.start()
         for name in NAMES:

@@ -109,8 +109,7 @@ async def die_at(number: int) -> None:
         for agent in scene.agents.values():
             agent.is_away = True
         await scene.restart()
-        await scene.carrier("vm-1").say_hello()
-        await scene.settle()
+        await scene.everybody_returns()
         await live(scene)
         check(scene)
 
