@@ -92,6 +92,34 @@ async def test_what_builds_it_is_booked_while_it_is_built(scene: Virtual) -> Non
     assert scene.booked() == Size(memory=GIB, vcpus=1, disk=2 * GIB)
 
 
+async def test_a_build_whose_size_nobody_has_said_is_booked_as_large_as_was_seen(scene: Virtual) -> None:
+    unsaid = {"debian": replace(DEBIAN, size=0), "stack": STACK}
+    scene.configure(hosts=hosts("vm-1"), images=unsaid, pools={"vm": VM, "stack": pool_of("stack", image="stack")})
+    scene.carrier("vm-1").on("image.build", Reply(is_running=True))
+    first = await scene.acquire("vm")
+    assert scene.booked() == Size(memory=GIB, vcpus=1, disk=4 * GIB), "nobody knows: a stated amount"
+    (order,) = scene.orders("image.build")
+    await scene.carrier("vm-1").finish(order, Reply(result={"apparent": 30 * GIB, "bytes": GIB}))
+    await scene.settle()
+    before = scene.booked()
+    assert scene.lease(first.id).state == "granted"
+
+    scene.carrier("vm-1").on("image.build", Reply(is_running=True))
+    await scene.acquire("stack")
+    assert scene.booked() - before == Size(memory=GIB, vcpus=1, disk=30 * GIB), "as large as what it stands on"
+
+
+async def test_a_build_whose_size_nobody_has_said_needs_room_on_the_disk(scene: Virtual) -> None:
+    unsaid = {"debian": replace(DEBIAN, size=0)}
+    scene.configure(hosts=hosts("vm-1", disk=3 * GIB), images=unsaid, pools={"vm": VM})
+    lease = await scene.acquire("vm")
+    assert lease.reason == "pool vm fits no host: host vm-1 has 3GiB disk, 4GiB are wanted to build its image"
+    assert scene.orders("image.build") == []
+    scene.configure(hosts=hosts("vm-1", disk=3 * GIB), images={"debian": replace(DEBIAN, size=GIB)}, pools={"vm": VM})
+    await scene.settle()
+    assert (await scene.acquire("vm")).state == "granted"
+
+
 async def test_who_waits_for_an_image_is_told_so(scene: Virtual) -> None:
     scene.carrier("vm-1").on("image.build", Reply(is_running=True))
     lease = await scene.acquire("vm")

@@ -1,6 +1,6 @@
 """What hosts have room for: what is booked, the choice of a host, why none will do."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,6 +12,8 @@ from paddock.core.machine import MachineSettings, Size
 from paddock.core.report import spell as duration
 
 NOTHING = Size()
+UNSEEN_DISK = 4 << 30
+"""Bytes that building an image books of the disk where nobody has said how large that is, or seen it."""
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -62,16 +64,21 @@ def disk_of(images: Chain) -> int:
     return max((image.size for image in images), default=0)
 
 
-def build_size(images: Chain) -> Size:
-    """What building an image takes while it lasts: one machine at a time builds one layer after the other."""
+def build_size(images: Chain, rows: Iterable[HostImage]) -> Size:
+    """What building an image takes while it lasts: one machine at a time builds one layer after the other.
+
+    `rows`: images that were built, of which some may be this one or below it: how large their disks are was seen.
+    """
+    names = {image.name for image in images}
+    seen = max((row.apparent for row in rows if row.image in names), default=0)
     return Size(
         memory=max((image.memory for image in images), default=0),
         vcpus=max((image.vcpus for image in images), default=0),
-        disk=disk_of(images),
+        disk=max(disk_of(images), seen) or UNSEEN_DISK,
     )
 
 
-def booked(environments: Iterable[Environment], images: Iterable[HostImage]) -> Size:
+def booked(environments: Iterable[Environment], images: Collection[HostImage]) -> Size:
     """The sum of what is booked of one host: by environments that are not gone, by images, by what builds them."""
     total = Size()
     for environment in environments:
@@ -84,15 +91,15 @@ def booked(environments: Iterable[Environment], images: Iterable[HostImage]) -> 
         if not image.layers:
             total += Size(disk=image.bytes)
         if image.state is ImageState.BUILDING:
-            total += build_size(image.chain)
+            total += build_size(image.chain, images)
     return total + Size(disk=sum(layers.values()))
 
 
-def reserved(images: Iterable[HostImage], whole: Size | None) -> Size:
+def reserved(images: Collection[HostImage], whole: Size | None) -> Size:
     """What the images of one host wait for; one that would never have room there waits in vain, and keeps nothing."""
     total = Size()
     for image in images:
-        size = build_size(image.chain)
+        size = build_size(image.chain, images)
         if image.state is ImageState.WANTED and whole is not None and size.fits(whole):
             total += size
     return total

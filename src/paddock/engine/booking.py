@@ -86,7 +86,7 @@ def standings(tables: Tables, pool: Pool, found: list[Room]) -> dict[str, Standi
 
 def never(tables: Tables, configuration: Configuration, pool: Pool) -> str:
     """Why no host could ever carry one of the pool; empty where one may."""
-    own, build = least(configuration, pool)
+    own, build = least(tables, configuration, pool)
     return capacity.never(pool, rooms(tables, configuration), own, build)
 
 
@@ -112,11 +112,12 @@ def why(
     )
 
 
-def least(configuration: Configuration, pool: Pool) -> tuple[Size, Size]:
+def least(tables: Tables, configuration: Configuration, pool: Pool) -> tuple[Size, Size]:
     """What one environment of a pool takes at the least, and what building the largest of its images takes."""
     chains = {name: chain(configuration.images, name) for name in images_of(pool) if name in configuration.images}
     own = size_of(pool.settings, {name: disk_of(images) for name, images in chains.items()})
-    builds = [build_size(images) for images in chains.values()]
+    rows = tables.images.where()
+    builds = [build_size(images, rows) for images in chains.values()]
     return own, Size(
         memory=max((one.memory for one in builds), default=0),
         vcpus=max((one.vcpus for one in builds), default=0),

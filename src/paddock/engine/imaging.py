@@ -204,7 +204,7 @@ def _want(
 def _begin(tables: Tables, means: Means, configuration: Configuration, row: HostImage, *, now: datetime) -> bool:
     """Have it built, if its host has room for that; what idles there makes room."""
     room = booking.room_of(tables, configuration.hosts[row.host])
-    size = build_size(row.chain)
+    size = build_size(row.chain, tables.images.where(host=row.host))
     if not room.is_open or room.whole is None:
         return False
     if not size.fits(room.free):
