@@ -142,6 +142,19 @@ async def test_what_tells_it_from_others_is_on_its_disk(guest: Parked) -> None:
     await inside.close()
 
 
+async def test_every_task_has_the_variables_of_its_machine(guest: Parked) -> None:
+    guest.start()
+    inside = await _woken(guest)
+    assert await _out(inside, "echo $http_proxy") == "http://10.0.2.100:3128\n"
+    guest.kill()
+    guest.start()
+    assert await _out(inside, "echo $http_proxy") == "http://10.0.2.100:3128\n"
+    await inside.park(LIMIT)
+    await inside.wake(wake("wake-2", env={}), LIMIT)
+    assert await _out(inside, "echo ${http_proxy-none}") == "none\n"
+    await inside.close()
+
+
 async def test_while_it_is_parked_everything_else_is_refused_by_name(guest: Parked) -> None:
     guest.start()
     link = await links.connect(f"serial:{guest.hypervisor.socket}")
@@ -484,6 +497,21 @@ async def test_a_death_in_the_middle_of_a_park_ends_parked(guest: Parked, point:
     assert guest.files() == MACHINE
     await inside.wake(wake("wake-2"), LIMIT)
     assert (await inside.hello(LIMIT)).ledger != ledger
+    await inside.close()
+
+
+@pytest.mark.parametrize("point", ["settling.begun", "settling.named:2", "settling.stamped"])
+async def test_a_park_in_the_middle_of_settling_leaves_nothing(guest: Parked, point: str) -> None:
+    guest.start(fault=point)
+    inside = await _woken(guest)
+    await guest.died()
+    for name in ("etc/.hosts.paddock", "etc/ssh/.ssh_host_ed25519_key.paddock"):
+        (guest.root / name).parent.mkdir(exist_ok=True)
+        (guest.root / name).write_text("half of what a killed one wrote")
+    guest.start()
+    await inside.park(LIMIT)
+    assert guest.files() == MACHINE
+    assert not guest.heard.exists()
     await inside.close()
 
 

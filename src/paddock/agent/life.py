@@ -5,7 +5,7 @@ Effects: none; becoming another program keeps the process, its working directory
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from paddock.core.machine import Size
 from paddock.hands.keeper import boot_id
@@ -41,6 +41,8 @@ class Life:
         self.settled.set()
         self.addresses: tuple[str, ...] | None = None
         """Those that its host gave it, where one did; its cards may not have them yet. None: whoever asks looks."""
+        self.variables: Mapping[str, str] = {}
+        """What its host gives every task of the machine: how it gets outside."""
         self.capacity: Callable[[], Size | None] = lambda: None
         """What machines may have of this host; set by the skill that makes them from images."""
         self._boot = boot_id()

@@ -117,6 +117,7 @@ class Berth:
             self._ledger = await asyncio.to_thread(Ledger.blank, chosen.ledger)
             return self._ledger
         self._life.wake_id = self.record.wake_id
+        self._life.variables = dict(self.record.env)
         self.woken.set()
         name = waking.journal(self._wake) if self._wake is not None else ""
         ledger = await asyncio.to_thread(Ledger.open, chosen.ledger, name=name)
@@ -203,6 +204,7 @@ class Berth:
         waking.apply(wake, text, rootfs=chosen.rootfs, ledger=ledger, kernel=self._kernel, boot=self._boot)
         self._wake, self.record = wake, Record.of(wake)
         self._life.wake_id = wake.wake_id
+        self._life.variables = dict(wake.env)
         self._life.addresses = tuple(address.partition("/")[0] for address in wake.addresses if address)
 
     # Woken
@@ -240,6 +242,9 @@ class Berth:
             await link.send(encode(Failure(id=command.id, code=code_of(exc), msg=exc.message)))
             raise Broken(exc.message) from exc
         is_last = bool(params.get("power_off"))
+        if self.record is not None:
+            # Else what still settles would write into what is cleaned already.
+            await self._life.settled.wait()
         # In one go: a host that dials anew meanwhile would cancel us between the mark and the end.
         leaving.begin(self._settings.state, power_off=is_last)
         handle = detached(link)

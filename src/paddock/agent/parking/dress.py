@@ -18,6 +18,8 @@ _AUTHORIZED = Path("root/.ssh/authorized_keys")
 _SSH = Path("root/.ssh/config")
 _LOGIN = Path("root/.ssh/paddock")
 _NETWORK = Path("etc/systemd/network")
+_DIRECTORIES = ("etc", "etc/ssh", "etc/systemd/network", "root/.ssh", "var/lib/dbus")
+"""Where something of it is put."""
 _NETWORKD = ("usr/lib/systemd/systemd-networkd", "lib/systemd/systemd-networkd")
 
 
@@ -75,6 +77,9 @@ def undress(rootfs: Path) -> None:
         _block(rootfs / path, ())
     _gone(rootfs / _LOGIN)
     _remove_networks(rootfs)
+    for directory in _DIRECTORIES:
+        for draft in (rootfs / directory).glob(".*.paddock"):
+            _gone(draft)  # of a kill
     if (rootfs / "etc/hostname").exists():
         _put(rootfs / "etc/hostname", "localhost\n")
 

@@ -28,6 +28,8 @@ class Record:
     hostname: str
     cards: tuple[tuple[str, str], ...] = ()
     restart: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables of all its tasks."""
     settled_in: str = ""
 
     @classmethod
@@ -42,6 +44,7 @@ class Record:
             hostname=wake.hostname,
             cards=tuple(zip(wake.macs, wake.addresses, strict=True)),
             restart=wake.restart,
+            env=tuple(wake.env.items()),
         )
 
     def settled(self, boot: str) -> "Record":
@@ -54,12 +57,13 @@ def load(state: Path) -> Record | None:
     found: Any = durable.read(state / FILE)
     try:
         cards = tuple((str(mac), str(address)) for mac, address in found.pop("cards"))
-        return Record(**{**found, "cards": cards, "restart": tuple(found["restart"])})
+        env = tuple((str(name), str(value)) for name, value in found.pop("env"))
+        return Record(**{**found, "cards": cards, "env": env, "restart": tuple(found["restart"])})
     except (TypeError, ValueError, KeyError, AttributeError):
         return None
 
 
 def save(state: Path, record: Record) -> None:
     """From here on it is somebody, also after a power cut."""
-    told = {**asdict(record), "cards": [list(card) for card in record.cards]}
+    told = {**asdict(record), "cards": [list(card) for card in record.cards], "env": [list(one) for one in record.env]}
     durable.write(state / FILE, told)

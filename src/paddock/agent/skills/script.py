@@ -98,7 +98,7 @@ def _limits(call: Call) -> Limits:
 
 
 def variables(place: Place, given: Mapping[str, str], who: Account | None = None) -> dict[str, str]:
-    """The whole environment of a task: a few plain ones of ours, then what was given, then what nobody may change."""
+    """The whole environment of a task: plain ones of ours, the machine's, what was given, what nobody may change."""
     whose = dict(who.variables()) if who is not None else {"HOME": os.environ.get("HOME", str(place.work))}
     if place.machine:
         whose["HOME"] = str(place.work)
@@ -106,6 +106,7 @@ def variables(place: Place, given: Mapping[str, str], who: Account | None = None
     env = {
         "PATH": os.environ.get("PATH", _PATH),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
+        **place.life.variables,
         **whose,
         "TMPDIR": "/tmp" if is_shut_out else str(place.temporary),
         **_DIRECTORIES,
