@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ from paddock.engine.receiving import Receiving
 from paddock.engine.reporting import Reporting
 from paddock.engine.running import Running
 from paddock.engine.saving import Saving
-from paddock.ports import Tables
+from paddock.ports import Tables, Touched
 from paddock.testing import FakeChance, FakeClock, FakeForge, FakeLinks, MemoryArchive, MemoryStore
 from paddock.wire.hello import Enrol, Facts, Relay
 from tests.engine.fake_agent import FakeAgent, Reply
@@ -81,6 +81,10 @@ def configuration(**rest: Any) -> Configuration:
         "projects": (PROJECT,),
     }
     return Configuration(**{**given, **rest})
+
+
+class Died(BaseException):
+    """The server is killed here."""
 
 
 class Scene:
@@ -188,6 +192,36 @@ class Scene:
         self.is_dying = False
         self._make()
         await self.start()
+
+    def die_at(self, number: int) -> None:
+        """Have the server die of its `number`-th write from now on."""
+        left = number
+
+        def is_due(_: Sequence[Touched]) -> bool:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                # What else runs in this server writes in vain from now on.
+                self.successor = self.store.reopen()
+            return left == 0
+
+        self.store.die_after(Died(), when=is_due)
+        self.is_dying = True
+
+    async def until_dead(self) -> None:
+        """Until the write has come that it dies of."""
+        for _ in range(3000):
+            await asyncio.sleep(0.0001)
+            if self.successor is not None:
+                break
+        assert self.successor is not None
+
+    async def begin_again(self) -> None:
+        """The next server starts, and everybody dials it."""
+        for agent in self.agents.values():
+            agent.is_away = True
+        await self.restart()
+        await self.everybody_returns()
 
     async def settle(self) -> None:
         """Let everything run until nobody has anything to do at this moment."""

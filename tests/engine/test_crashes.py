@@ -15,10 +15,6 @@ from tests.engine.scene import CHANGE, Scene, open_scene
 NOUNS = ("events", "rounds", "runs", "leases", "environments", "commands", "reports")
 
 
-class Died(BaseException):
-    """The server is killed here."""
-
-
 def check(scene: Scene) -> None:
     """What has to be true in the end, whatever happened on the way."""
     assert [(run.job, run.verdict) for run in scene.runs()] == [
@@ -57,10 +53,7 @@ async def writes_of_the_main_job() -> int:
 
 
 async def begin_again(scene: Scene) -> None:
-    for agent in scene.agents.values():
-        agent.is_away = True
-    await scene.restart()
-    await scene.everybody_returns()
+    await scene.begin_again()
     await done(scene)
     check(scene)
 
@@ -69,24 +62,9 @@ async def die_at(number: int) -> None:
     """Kill the server after its `number`-th write from the comment on, start it again, and see it through."""
     async with open_scene() as scene:
         await scene.host_arrives()
-        left = number
-
-        def is_due(touched: Sequence[Touched]) -> bool:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                # What else runs in this server writes in vain from now on.
-                scene.successor = scene.store.reopen()
-            return left == 0
-
-        scene.store.die_after(Died(), when=is_due)
-        scene.is_dying = True
+        scene.die_at(number)
         scene.forge.say_comment(CHANGE, "recheck")
-        for _ in range(3000):
-            await asyncio.sleep(0.0001)
-            if scene.successor is not None:
-                break
-        assert scene.successor is not None
+        await scene.until_dead()
         await begin_again(scene)
 
 

@@ -1,6 +1,5 @@
 """Holding: what a failed run leaves is kept where its job wants that, one a job, for whoever looks at it first."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
@@ -229,36 +228,15 @@ async def writes_until_it_is_held() -> int:
         return len(counted)
 
 
-class Died(BaseException):
-    """The server is killed here."""
-
-
 async def die_at(number: int) -> None:
     async with open_scene() as scene:
         await scene.host_arrives()
         wanting(scene)
         scene.machine_replies["greet"] = FAILS
-        left = number
-
-        def is_due(_: Sequence[Touched]) -> bool:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                scene.successor = scene.store.reopen()
-            return left == 0
-
-        scene.store.die_after(Died(), when=is_due)
-        scene.is_dying = True
+        scene.die_at(number)
         scene.forge.say_comment(CHANGE, "recheck")
-        for _ in range(3000):
-            await asyncio.sleep(0.0001)
-            if scene.successor is not None:
-                break
-        assert scene.successor is not None
-        for agent in scene.agents.values():
-            agent.is_away = True
-        await scene.restart()
-        await scene.everybody_returns()
+        await scene.until_dead()
+        await scene.begin_again()
         await scene.until(lambda: is_over(scene))
         await scene.settle()
         assert "machine.clean" not in scene.host.methods()

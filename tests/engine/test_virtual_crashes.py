@@ -1,7 +1,7 @@
 """The server dies at any write of a day with saved disks and a fork: nothing is left, nothing is lent twice."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -16,10 +16,6 @@ from tests.engine.virtual import ROOM, Virtual, open_virtual, pool_of
 
 HOUR = timedelta(hours=1)
 PAIR = pool_of("pair", machines=("one", "two"), max=1)
-
-
-class Died(BaseException):
-    """The server is killed here."""
 
 
 async def prepare(scene: Virtual) -> None:
@@ -74,42 +70,22 @@ async def counted() -> int:
         return len(writes)
 
 
-def due(scene: Virtual, number: int) -> Callable[[Sequence[Touched]], bool]:
-    left = number
-
-    def is_due(touched: Sequence[Touched]) -> bool:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            # What else runs in this server writes in vain from now on.
-            scene.successor = scene.store.reopen()
-        return left == 0
-
-    return is_due
-
-
 async def until_dead(scene: Virtual) -> None:
     """Live until the server is dead: nobody is answered then, and whoever asked asks the next one."""
     living = asyncio.ensure_future(live(scene))
-    for _ in range(3000):
-        await asyncio.sleep(0.0001)
-        if scene.successor is not None:
-            break
-    living.cancel()
-    await asyncio.gather(living, return_exceptions=True)
-    assert scene.successor is not None
+    try:
+        await scene.until_dead()
+    finally:
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
 
 
 async def die_at(number: int) -> None:
     async with open_virtual(pools={"pair": PAIR}) as scene:
         await prepare(scene)
-        scene.store.die_after(Died(), when=due(scene, number))
-        scene.is_dying = True
+        scene.die_at(number)
         await until_dead(scene)
-        for agent in scene.agents.values():
-            agent.is_away = True
-        await scene.restart()
-        await scene.everybody_returns()
+        await scene.begin_again()
         await live(scene)
         check(scene)
 
