@@ -236,6 +236,7 @@ class Environment:
         return found["job"] if found else ""
 
 
+LIVE = frozenset(State) - {State.GONE}
 KEPT = frozenset({State.HELD, State.SAVING, State.SAVED})
 """The states of what is kept for a person, whole or its disks alone."""
 

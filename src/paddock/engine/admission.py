@@ -228,8 +228,7 @@ def _floors(tables: Tables, agent: Agent) -> dict[str, int]:
     if agent.kind is Kind.MACHINE:
         environment = tables.environments.find(agent.environment)
         return {environment.id: environment.fence} if environment else {}
-    living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
-    return {one.id: one.fence for one in tables.environments.where(host=agent.host, state=living)}
+    return {one.id: one.fence for one in tables.environments.where(host=agent.host, state=sorted(environments.LIVE))}
 
 
 def _known(tables: Tables, agent: Agent, hello: Hello) -> dict[str, Command]:

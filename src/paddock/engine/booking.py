@@ -20,7 +20,6 @@ from paddock.ports import Tables
 
 SKILL = "hypervisor"
 """What a host's agent can do that makes machines from images."""
-_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 
 
 def rooms(tables: Tables, configuration: Configuration) -> list[Room]:
@@ -40,7 +39,7 @@ def room_of(tables: Tables, settings: HostSettings) -> Room:
         is_open=host is not None and host.state is hosts.State.ONLINE,
         why_closed=f"it is {host.state.value if host else 'unknown'}",
         whole=size,
-        booked=booked(tables.environments.where(host=settings.name, state=_LIVING), images),
+        booked=booked(tables.environments.where(host=settings.name, state=sorted(environments.LIVE)), images),
         reserved=reserved(images, size),
     )
 

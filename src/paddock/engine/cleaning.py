@@ -26,7 +26,6 @@ from paddock.ports import Tables, Touched
 LIMIT = 60
 """Seconds that cleaning or destroying one machine may take."""
 
-_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 _OURS = (environments.State.DIRTY, environments.State.CLEANING, environments.State.BROKEN)
 
 
@@ -88,7 +87,7 @@ class Cleaning:
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)
         found = upkeep.progress(environment, method, commands, now=now)
         if isinstance(found, upkeep.Done) and environment.has_saved:
-            if tables.environments.count(fork_of=environment.id, state=_LIVING):
+            if tables.environments.count(fork_of=environment.id, state=sorted(environments.LIVE)):
                 return None  # what is made of its disks may need them
             method = upkeep.FORGET
             found = upkeep.progress(environment, method, commands, now=now)

@@ -408,8 +408,7 @@ def explain(tables: Tables, configuration: Configuration, id: str, *, now: datet
     lease = need(tables.leases, id, "lease")
     pool = configuration.pools.get(lease.pool)
     waiting = [one.id for one in tables.leases.where(pool=lease.pool, state=leases.State.QUEUED)]
-    living = sorted(state.value for state in environments.State if state is not environments.State.GONE)
-    existing = tables.environments.where(pool=lease.pool, state=living)
+    existing = tables.environments.where(pool=lease.pool, state=sorted(environments.LIVE))
     if pool is not None and pool.is_virtual and lease.state is leases.State.QUEUED:
         ready = [one for one in existing if one.state is environments.State.READY]
         virtual = replace(

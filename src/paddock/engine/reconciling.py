@@ -23,7 +23,6 @@ LIMIT = 600
 PATIENCE = timedelta(seconds=15)
 """How long a free machine may be silent before its host is asked what runs, and until it is asked once more."""
 _IN_USE = [environments.State.READY, environments.State.LEASED, environments.State.HELD]
-_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 _WITHOUT_MACHINES = (environments.State.GONE, environments.State.SAVED)
 
 
@@ -124,7 +123,7 @@ def _forget_unowned(
     row = tables.environments.find(environment)
     if row is not None and row.host == host.id and row.has_saved and row.state is not environments.State.GONE:
         return
-    if tables.environments.count(fork_of=environment, state=_LIVING):
+    if tables.environments.count(fork_of=environment, state=sorted(environments.LIVE)):
         return  # what is made of them may need them
     order(
         tables,

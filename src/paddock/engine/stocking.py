@@ -22,7 +22,6 @@ from paddock.engine.means import move, record
 from paddock.engine.specifying import spec_of
 from paddock.ports import Tables
 
-_LIVING = sorted(state.value for state in environments.State if state is not environments.State.GONE)
 _LEAVING = frozenset({environments.State.DIRTY, environments.State.CLEANING, environments.State.BROKEN})
 
 
@@ -41,7 +40,7 @@ def stock(tables: Tables, configuration: Configuration, *, now: datetime) -> Non
 
 def of_pool(tables: Tables, pool: Pool) -> list[Environment]:
     """What counts against its `max`: not what only has its disks saved, nor what was made from such."""
-    found = tables.environments.where(pool=pool.name, state=_LIVING)
+    found = tables.environments.where(pool=pool.name, state=sorted(environments.LIVE))
     return [one for one in found if not one.fork_of and one.state is not environments.State.SAVED]
 
 
@@ -136,7 +135,7 @@ def _demands(tables: Tables, pool: Pool) -> list[_Demand]:
     lacking = plain[covered : covered + count]
     for origin in {lease.fork_of for lease in waiting if lease.fork_of}:
         mine = [lease for lease in waiting if lease.fork_of == origin]
-        made = tables.environments.where(fork_of=origin, state=_LIVING)
+        made = tables.environments.where(fork_of=origin, state=sorted(environments.LIVE))
         lacking += mine[len(mine) - queue.short(made, queued=len(mine)) :]
     return [_Demand(pool=pool, lease=lease) for lease in lacking]
 

@@ -66,8 +66,7 @@ def count(tables: Tables, *, now: datetime, writes: int) -> list[Metric]:
 
 def _environments(tables: Tables) -> Metric:
     family = GaugeMetricFamily("paddock_environments", "Environments by pool and state.", labels=("pool", "state"))
-    living = [state for state in environment.State if state is not environment.State.GONE]
-    rows = tables.environments.where(state=living)
+    rows = tables.environments.where(state=sorted(environment.LIVE))
     for (pool, state), number in sorted(Counter((row.pool, row.state.value) for row in rows).items()):
         family.add_metric((pool, state), number)
     return family

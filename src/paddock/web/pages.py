@@ -51,7 +51,6 @@ from paddock.wire.shapes import Failure, Problem, plain
 
 _TITLES = {400: "Not understood", 401: "Please log in", 403: "Not for you", 404: "Not here", 409: "Refused"}
 _OPEN_RUNS = [state for state in runs.State if state is not runs.State.DONE]
-_LIVING = [state for state in environments.State if state is not environments.State.GONE]
 _OVER = [state for state in leases.State if state not in (leases.State.QUEUED, leases.State.GRANTED)]
 _SHOWN = 120
 """Lines of a log that stand in the page itself; the script fetches what is scrolled to."""
@@ -128,7 +127,7 @@ class Pages:
                 if run.ended is not None and run.ended >= axis.start
             ]
             recent = tables.runs.where(state=runs.State.DONE, newest=True, limit=8)
-            living = tables.environments.where(state=_LIVING)
+            living = tables.environments.where(state=sorted(environments.LIVE))
             shown = [*open_runs, *ended]
             agents = {
                 machine.agent: agent.is_connected
@@ -273,7 +272,7 @@ class Pages:
 
     async def environments(self, request: Request) -> Response:
         def look(tables: Tables) -> dict[str, Any]:
-            rows = tables.environments.where(state=_LIVING)
+            rows = tables.environments.where(state=sorted(environments.LIVE))
             return {
                 "rows": rows,
                 "leases": {row.lease: tables.leases.find(row.lease) for row in rows if row.lease},
@@ -313,7 +312,7 @@ class Pages:
                 "rows": tables.hosts.where(),
                 "agents": agents,
                 "alerts": _by_agent(tables),
-                "carried": tables.environments.where(state=_LIVING),
+                "carried": tables.environments.where(state=sorted(environments.LIVE)),
                 "rooms": {room.host: room for room in booking.rooms(tables, self._site.configuration())},
                 "orders": {
                     agent.id: tables.commands.count(agent=agent.id, state=sorted(OPEN_COMMANDS)) for agent in agents
