@@ -13,9 +13,10 @@ from bench.aims import BURST, BURST_RATIO, IDLE_CPU, IDLE_RSS, NOOP_P50, NOOP_P9
 from bench.clerk import Clerk
 from bench.figure import Measured, quantile
 from bench.pace import Pace
-from bench.place import resident, used
+from bench.place import resident
 from bench.victim import NOOP
 from paddock.agent.settings import HOST_SKILLS
+from paddock.hands import trees
 
 T = TypeVar("T")
 
@@ -79,9 +80,9 @@ def starts(pace: Pace) -> dict[str, Measured]:
                 with victim.running(clerk, place, skills=ALL) as process:
                     await _welcomed(clerk)
                     await asyncio.sleep(pace.idle)
-                    began, before = time.perf_counter(), used(process.pid)
+                    began, before = time.perf_counter(), trees.used(process.pid)
                     await asyncio.sleep(pace.idle)
-                    share = (used(process.pid) - before) / (time.perf_counter() - began) * 100
+                    share = (trees.used(process.pid) - before) / (time.perf_counter() - began) * 100
                     size = resident(process.pid)
         return {
             # The first one enrols and makes its ledger.

@@ -52,12 +52,6 @@ def patchset(project: str, number: int) -> Mapping[str, Any]:
     return event
 
 
-def used(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def resident(pid: int) -> float:
     """Resident memory of a process, in MB (10⁶ bytes)."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

@@ -48,9 +48,9 @@ def remove(path: Path) -> None:
         sync(path.parent)
 
 
-def sync(directory: Path) -> None:
-    """What was made, renamed or removed in it stays so after a power cut."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """What a file holds, or what was made, renamed or removed in a directory, stays so after a power cut."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

@@ -17,7 +17,8 @@ from paddock.core.errors import Broken
 
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
-_PPID, _STARTED = 1, 19  # fields of /proc/PID/stat, counted from the state, which follows the name's last bracket
+# Fields of /proc/PID/stat, counted from the state, which follows the name's last bracket; times are in clock ticks.
+_PPID, _USER, _SYSTEM, _STARTED = 1, 11, 12, 19
 _LOOKS = 20  # how often the list of processes is read again while it brings new ones
 _QUIET_LOOKS = 2  # looks that find nobody before a tree is believed gone: one can be outrun by a fork
 _FREEZES = 20  # how often a tree that forks faster than it is stopped is looked through before it is killed
@@ -55,6 +56,12 @@ def identify(pid: int) -> Identity | None:
 def is_alive(identity: Identity) -> bool:
     """Whether this very process still runs. A zombie does not."""
     return identify(identity.pid) == identity
+
+
+def used(pid: int) -> float:
+    """Seconds of processor time that a process has used; zero once it is gone."""
+    fields = _stat(pid)
+    return (int(fields[_USER]) + int(fields[_SYSTEM])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 def name(identity: Identity) -> str:

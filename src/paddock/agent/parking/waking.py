@@ -76,11 +76,6 @@ def apply(wake: Wake, message: str, *, rootfs: Path, ledger: Ledger, kernel: Ker
     kernel.set_name(wake.hostname)
     heard.keep(rootfs, message, boot)
     faults.at("waking.heard")
-    become(wake, ledger)
-
-
-def become(wake: Wake, ledger: Ledger) -> None:
-    """The agent's own part: its journal is that of this wake, whoever has begun it."""
     ledger.become(journal(wake), {wake.environment: wake.fence})
 
 

@@ -24,7 +24,7 @@ from paddock.agent.skills.hypervisor import identities
 from paddock.agent.skills.hypervisor.parts import Guest, Parts
 from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.core.errors import Broken, PaddockError
-from paddock.core.image import kernel_of
+from paddock.core.image import WARM_UP, kernel_of
 from paddock.core.machine import uniform
 from paddock.hands import faults
 from paddock.wire.framing import JSON
@@ -38,7 +38,6 @@ _UNFIT = "unfit"
 VERSION = 2
 """How templates are made: one of another version is made anew."""
 BOOT_LIMIT = timedelta(minutes=5)
-WARM_LIMIT = timedelta(minutes=10)
 WAKE_LIMIT = timedelta(seconds=60)
 _PAUSE = timedelta(minutes=10)
 """A machine that could not be frozen is booted for so long before it is tried again."""
@@ -198,11 +197,7 @@ def _files(place: Path) -> dict[str, JSON]:
 def _seal(making: Path, volume: Path, disks: Sequence[Path], told: Mapping[str, JSON]) -> None:
     """It is whole. Its disks are synced by nobody else: QEMU does not, it runs them without flushes."""
     for path in (*disks, volume, making):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        durable.sync(path)
     durable.write(making / FILE, {**told, "files": _files(making)})
 
 
@@ -223,7 +218,7 @@ def _name(making: Path, place: Path) -> None:
 
 
 async def _warm_up(guest: Guest, script: str) -> None:
-    code = await guest.run(script, interpreter="/bin/sh -e", env={}, limit=WARM_LIMIT)
+    code = await guest.run(script, interpreter="/bin/sh -e", env={}, limit=WARM_UP)
     if code != 0:
         raise Broken(f"template: its warm-up ended with {code}")
 

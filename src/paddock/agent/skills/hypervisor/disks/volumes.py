@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from paddock.agent import durable
 from paddock.agent.skills.hypervisor.disks import cloning, headers
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Disk, Usage
 from paddock.core.errors import Broken, Missing, PaddockError, Refused
@@ -98,8 +99,4 @@ def grow(path: Path, size: int) -> None:
 def settle(volume: Path) -> None:
     """What is in it stays so after a power cut."""
     for path in (*(disk.path for disk in found(volume)), volume, volume.parent):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        durable.sync(path)

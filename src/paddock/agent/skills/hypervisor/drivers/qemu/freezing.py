@@ -82,11 +82,7 @@ def seal(directory: Path, template: Path, frozen: Frozen) -> None:
     """The machine's process is gone: its memory becomes the template's, and the template whole."""
     faults.at("hypervisor.sealing")
     for source, target in ((directory / MEMORY, template / MEMORY), (template / f"{STATE}.new", template / STATE)):
-        handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        durable.sync(source)
         source.rename(target)
     durable.sync(template)
     faults.at("hypervisor.sealed")
