@@ -43,6 +43,16 @@ def test_networks_and_addresses_are_of_addresses_alone() -> None:
     assert not egress.names("10.1.2.3", 443)
 
 
+def test_the_whole_world_is_told_from_what_is_named() -> None:
+    egress = Egress.read(["0.0.0.0/0:443", "[::/0]:443", "10.0.0.0/8:443"])
+
+    assert egress.spans(ipaddress.ip_address("127.0.0.1"), 443)
+    assert not egress.covers(ipaddress.ip_address("127.0.0.1"), 443)
+    assert not egress.spans(ipaddress.ip_address("1.1.1.1"), 80)
+    assert not egress.covers(ipaddress.ip_address("fd00::1"), 443)
+    assert egress.covers(ipaddress.ip_address("10.1.2.3"), 443)
+
+
 @pytest.mark.parametrize(
     "entry",
     [

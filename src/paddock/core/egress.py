@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from paddock.core.errors import Refused
@@ -46,7 +46,16 @@ class Egress:
 
     def covers(self, address: Address, port: int) -> bool:
         """Whether an address itself is on the list, alone or in a network."""
-        return any(door.network is not None and door.port == port and address in door.network for door in self.doors)
+        return any(not _is_wide(network) for network in self._around(address, port))
+
+    def spans(self, address: Address, port: int) -> bool:
+        """Whether it is in a network so wide that it means the public ones: `0.0.0.0/0` opens nothing of ours."""
+        return any(_is_wide(network) for network in self._around(address, port))
+
+    def _around(self, address: Address, port: int) -> Iterator[_Network]:
+        for door in self.doors:
+            if door.network is not None and door.port == port and address in door.network:
+                yield door.network
 
 
 def parse(host: str) -> Address | None:
@@ -89,6 +98,11 @@ def _door(entry: str) -> Door:
     if not _NAME.fullmatch(below) or len(below) > 253 or re.fullmatch(r"[0-9]+|0x[0-9a-f]*", below.rpartition(".")[2]):
         raise Refused(f"egress: {entry} names no host", hint=_HINT)
     return Door(port=int(port), below=below) if name.startswith("*.") else Door(port=int(port), name=below)
+
+
+def _is_wide(network: _Network) -> bool:
+    """Wider than the widest private one: 10.0.0.0/8, fc00::/7."""
+    return network.prefixlen < (8 if network.version == 4 else 7)
 
 
 def _plain(host: str) -> str:

@@ -117,7 +117,8 @@ async def test_a_body_is_passed_on_as_it_is(house: House) -> None:
 @pytest.mark.parametrize("place", ["127.0.0.1:{port}", "localhost:{port}", "[::1]:{port}", "[::ffff:127.0.0.1]:{port}"])
 async def test_what_is_not_on_the_list_is_refused_in_words_and_logged(house: House, place: str) -> None:
     where = place.format(port=house.port)
-    async with proxied(house, "example.org:443", f"10.0.0.0/8:{house.port}") as dial:
+    wide = (f"0.0.0.0/0:{house.port}", f"[::/0]:{house.port}")
+    async with proxied(house, "example.org:443", f"10.0.0.0/8:{house.port}", *wide) as dial:
         tunnel = await ask(dial, connect(where))
         plain = await ask(dial, f"GET http://{where}/ HTTP/1.1\r\n\r\n".encode())
 

