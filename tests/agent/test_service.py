@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,13 @@ async def test_a_code_that_is_refused_is_not_tried_again(desk: Desk, installed: 
     assert "no identity yet, and no --code" in said(installed)
 
 
+def status_of(place: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run(["status", *place, "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
 @pytest.mark.slow
 async def test_status_and_stop_find_it_by_its_configuration(
     desk: Desk, installed: Path, capsys: pytest.CaptureFixture[str]
@@ -116,9 +124,7 @@ async def test_status_and_stop_find_it_by_its_configuration(
         await desk.here()
         await desk.ask(desk.command("c-1", "script.run", run="sleep 600"))
         await desk.until(lambda: any(status.task_id == "c-1" for status in desk.statuses))
-        capsys.readouterr()
-        assert run(["status", *place, "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
+        told = status_of(place, capsys)
         assert told["since"].endswith("Z")
         assert {name: told[name] for name in ("agent", "pid", "server", "connected", "trouble", "tasks")} == {
             "agent": "host",
@@ -130,6 +136,8 @@ async def test_status_and_stop_find_it_by_its_configuration(
         }
         await desk.drop_all()
         await desk.until(lambda: len(desk.hellos) == 2)
+        # Its hello is heard a moment before it hears the answer.
+        await desk.until(lambda: status_of(place, capsys)["connected"])
         assert run(["status", *place]) == 0
         out = capsys.readouterr().out
         assert f"connected to {desk.url} since" in out

@@ -2,6 +2,8 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,17 @@ async def begun(it: Bench, output: Path, gate: Path) -> None:
             await asyncio.sleep(0.005)
 
 
+@contextmanager
+def silent(keeper: trees.Identity, gate: Path) -> Iterator[None]:
+    """It is stopped; in the end nobody waits for it, nor for the gate."""
+    assert trees.send(keeper, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        trees.send(keeper, signal.SIGCONT)
+        gate.touch()
+
+
 async def until_noticed(it: Bench, caplog: pytest.LogCaptureFixture) -> None:
     """It was asked, and did not answer."""
     async with asyncio.timeout(20):
@@ -53,17 +66,13 @@ async def test_a_task_whose_keeper_is_silent_at_birth_goes_on(tmp_path: Path, ca
     async with bench(tmp_path) as it:
         await begun(it, output, gate)
     keeper = keeper_of(tmp_path / "state", "a")
-    assert trees.send(keeper, signal.SIGSTOP)
-    try:
+    with silent(keeper, gate):
         async with bench(tmp_path) as it:
             await it.worker.recover()
             await until_noticed(it, caplog)
             trees.send(keeper, signal.SIGCONT)
             gate.touch()
             await it.until_ended("a")
-    finally:
-        trees.send(keeper, signal.SIGCONT)
-        gate.touch()
     assert it.finals["a"].state is TaskState.COMPLETE
     assert it.finals["a"].outputs == {LOG_STREAM: len("up\nover\n")}
 
@@ -76,17 +85,13 @@ async def test_one_that_is_to_end_meanwhile_ends_once_its_keeper_answers(
     async with bench(tmp_path) as it:
         await begun(it, output, gate)
     keeper = keeper_of(tmp_path / "state", "a")
-    assert trees.send(keeper, signal.SIGSTOP)
-    try:
+    with silent(keeper, gate):
         async with bench(tmp_path) as it:
             await it.worker.recover()
             await until_noticed(it, caplog)
             await it.worker.carry_out(Command(id="x", method="task.cancel", params={"task_id": "a", "grace": 0}))
             trees.send(keeper, signal.SIGCONT)
             await it.until_ended("a")
-    finally:
-        trees.send(keeper, signal.SIGCONT)
-        gate.touch()
     assert it.finals["a"].code is Code.CANCELLED
     assert it.finals["a"].outputs == {LOG_STREAM: len("up\n")}
 
@@ -98,17 +103,12 @@ async def test_a_task_whose_line_is_cut_while_its_keeper_is_silent_goes_on(
     gate, output = tmp_path / "gate", tmp_path / "state/tasks" / name_for("a") / "output"
     async with bench(tmp_path) as it:
         await begun(it, output, gate)
-        keeper = keeper_of(tmp_path / "state", "a")
-        assert trees.send(keeper, signal.SIGSTOP)
-        try:
+        with silent(keeper_of(tmp_path / "state", "a"), gate):
             line = it.worker._running["a"].held
             assert line is not None
             line.close()
             await until_noticed(it, caplog)
             assert it.worker.spool.has("a")
-        finally:
-            trees.send(keeper, signal.SIGCONT)
-            gate.touch()
         await it.until_ended("a")
     assert it.finals["a"].state is TaskState.COMPLETE
     assert it.finals["a"].outputs == {LOG_STREAM: len("up\nover\n")}

@@ -14,6 +14,7 @@ from paddock.hands.trees import Identity
 
 pytestmark = pytest.mark.slow
 LIMIT = timedelta(seconds=1)
+WAITS = "import time; print(flush=True); time.sleep(60)"
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def _process(script: str) -> Iterator[Identity]:
 
 
 async def test_one_that_waits_is_idle() -> None:
-    with _process("import time; print(flush=True); time.sleep(60)") as waiting:
+    with _process(WAITS) as waiting:
         assert await until_idle(waiting, limit=LIMIT)
 
 
@@ -40,6 +41,6 @@ async def test_one_that_works_is_waited_for_no_longer_than_that() -> None:
 
 
 async def test_one_that_is_gone_is_not_waited_for() -> None:
-    with _process("print(flush=True)") as gone:
-        pass
+    with _process(WAITS) as gone:
+        pass  # and it is killed
     assert await until_idle(gone, limit=LIMIT)
