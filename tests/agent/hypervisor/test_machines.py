@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -16,10 +17,11 @@ from paddock.agent import dialing
 from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.identity import Identity
-from paddock.agent.skills.hypervisor import machines
+from paddock.agent.skills.hypervisor import console, machines
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.machines import Machines
 from paddock.agent.skills.hypervisor.parts import Parts
+from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Call, Work
 from paddock.core.errors import Broken, PaddockError, Refused
@@ -68,6 +70,8 @@ class Rig:
             images=self.images,
             channels=self.guests,
             variables=lambda environment, peers: {"no_proxy": " ".join([environment, *peers])},
+            logins=["ssh-ed25519 AAAA operator"],
+            user_data="#cloud-config\nruncmd: [date]\n",
         )
         carrying = Carrying(
             server=dialing.server((self.desk.url,), authorities=None, certificate=None, insecure=True),
@@ -280,6 +284,22 @@ async def test_destroying_leaves_nothing_and_networks_go_with_the_last_machine(r
     assert not (rig.root / "machines" / "lab-1").exists()
 
 
+@pytest.mark.slow
+async def test_a_console_that_nobody_follows_is_kept_short(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    being_made = rig.root / "making" / "image-1"
+    being_made.mkdir(parents=True)
+    files = [place / console.FILE for place in (rig.directory(), being_made)]
+    for file in files:
+        file.write_bytes(bytes([1]) * (3 * console.LAST))
+    most = console.FIRST + console.LAST + 2 * MIB
+
+    async with asyncio.timeout(10), rig.open():  # the next agent looks at once
+        while any(file.stat().st_blocks * 512 > most for file in files):
+            await asyncio.sleep(0.01)  # a disk tells nobody
+    assert [file.stat().st_size for file in files] == [3 * console.LAST] * 2
+
+
 async def test_a_running_machine_is_adopted_by_the_next_agent(rig: Rig) -> None:
     await rig.ask("machine.build", spec=spec())
     pid = rig.host.machines[rig.record()["name"]].pid
@@ -433,6 +453,107 @@ async def test_buttons(rig: Rig) -> None:
     assert name not in rig.host.machines
     assert (await rig.ask("machine.power", action="on", boot=["network", "disk"]))["power"] == "on"
     assert list(rig.host.machines[name].start.plan.boot) == ["network", "disk"]
+
+
+def seed(rig: Rig) -> dict[str, str]:
+    """What the machine that runs finds on its seed."""
+    plan = rig.host.machines[rig.record()["name"]].start.plan
+    assert plan.seed == rig.directory() / "seed"
+    return {path.name: path.read_text() for path in plan.seed.iterdir()}
+
+
+async def test_a_machine_that_is_booted_has_a_seed_and_a_fork_has_none(rig: Rig) -> None:
+    await rig.ask("machine.build", machine="fork", spec=spec(machine="fork"))
+    await rig.ask("machine.build", spec=spec(start=Start.BOOT, egress=("example.org:443",)))
+    told = seed(rig)
+    (wake,) = rig.guests.wakes[rig.directory()]
+
+    assert json.loads(told["meta-data"]) == {
+        "instance-id": f"{rig.record()['name']}.1",
+        "local-hostname": "one",
+        "public-keys": [*wake.authorized_keys],
+    }
+    assert wake.authorized_keys[1:] == ("ssh-ed25519 AAAA operator",)
+    cards = json.loads(told["network-config"])["ethernets"].values()
+    assert [(card["match"]["macaddress"], *card["addresses"]) for card in cards] == [
+        *zip(wake.macs, wake.addresses, strict=True)
+    ]
+    assert told["user-data"] == "#cloud-config\nruncmd: [date]\n"
+    started = {name: one.start for name, one in rig.host.machines.items()}
+    assert [one.plan.seed for name, one in started.items() if name.endswith("-fork")] == [None]
+    assert not (rig.directory(machine="fork") / "seed").exists()
+
+
+async def test_no_template_has_a_seed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    booted: list[Plan] = []
+    boot = rig.driver.boot
+
+    async def noted(plan: Plan) -> None:
+        booted.append(plan)
+        await boot(plan)
+
+    monkeypatch.setattr(rig.driver, "boot", noted)
+    await rig.ask("machine.build", spec=spec())
+    assert [(plan.is_template, plan.seed) for plan in booted] == [(True, None)]
+    assert not list((rig.root / "templates").rglob("seed*"))
+
+
+async def test_a_fork_that_falls_back_and_one_of_kept_disks_boot_with_a_seed(rig: Rig) -> None:
+    rig.driver.misbehave("fork", Woe.DIE)
+    assert (await rig.ask("machine.build", spec=spec()))["start"] == "boot"
+    before = json.loads(seed(rig)["meta-data"])["instance-id"]
+    await rig.ask("machine.save", saved="lab-1.one")
+    await rig.ask("machine.build", fence=2, spec=spec(saved="lab-1.one"))
+    assert json.loads(seed(rig)["meta-data"])["instance-id"] not in (before, "")
+
+
+async def test_a_seed_holds_nothing_that_opens_anything(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    (wake,) = rig.guests.wakes[rig.directory()]
+    told = "\n".join(seed(rig).values())
+    assert "PRIVATE" in wake.login_key
+    assert all("PRIVATE" not in text for text in (told, json.dumps(rig.record())))
+    for secret in (wake.login_key, wake.host_keys["ssh_host_ed25519_key"]):
+        assert not any(line in told for line in secret.splitlines() if line)
+
+
+async def test_a_card_on_a_bridge_of_the_host_asks_for_its_address(rig: Rig) -> None:
+    cards = nics("lab-1", "one", 0, [NicSettings(network="lan")], [NetworkSettings(name="lan", bridge="virbr0")])
+    told = MachineSpec(
+        image=(DEBIAN,),
+        memory=384 * MIB,
+        nics=cards,
+        networks=(NetworkSpec(name="lan", bridge="virbr0"),),
+        start=Start.BOOT,
+    )
+    await rig.ask("machine.build", spec=told.params())
+    (card,) = json.loads(seed(rig)["network-config"])["ethernets"].values()
+    assert (card["match"]["macaddress"], card["dhcp4"]) == (cards[0].mac, True)
+
+
+@pytest.mark.parametrize("start", list(Start))
+async def test_a_machine_that_is_switched_on_again_finds_a_seed_which_stays_the_same(rig: Rig, start: Start) -> None:
+    await rig.ask("machine.build", spec=spec(start=start))
+    (wake,) = rig.guests.wakes[rig.directory()]
+    found = []
+    for fence in (1, 2):
+        await rig.ask("machine.build", fence=fence, spec=spec(start=start))
+        await rig.ask("machine.power", action="off")
+        await rig.ask("machine.power", action="on", boot=[])
+        found.append(seed(rig))
+    assert found[0] == found[1]
+    assert json.loads(found[0]["meta-data"])["public-keys"] == [*wake.authorized_keys]
+
+
+async def test_a_seed_goes_with_its_machine(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    before = seed(rig)
+    await rig.ask("machine.clean", fence=2, spec=spec(start=Start.BOOT))
+    after = seed(rig)
+    for key in ("instance-id", "public-keys"):
+        assert json.loads(after["meta-data"])[key] != json.loads(before["meta-data"])[key]
+    await rig.ask("machine.destroy")
+    assert not rig.directory().exists()
 
 
 async def test_a_machine_without_a_spec_is_refused(rig: Rig) -> None:

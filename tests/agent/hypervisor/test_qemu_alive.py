@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from paddock.agent.cables import shapes
+from paddock.agent.skills.hypervisor import console, nocloud, planting
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu, accel, freezing, process
 from paddock.agent.skills.hypervisor.drivers.qemu.command import Accelerator
 from paddock.agent.skills.hypervisor.errands import probing
@@ -93,13 +95,17 @@ async def test_an_end_is_one_when_its_disks_may_be_had_by_the_next(yard: QemuYar
 
 
 async def test_a_seed_is_a_drive_called_cidata(yard: QemuYard) -> None:
-    seed = yard.root / "seed"
-    seed.mkdir()
-    (seed / "meta-data").write_text("{instance-id: one}\n")
-    plan = yard.plan("one", seed=seed)
+    cards = (shapes.Card(mac="52:54:00:00:00:01", address="192.168.80.10/24"),)
+    facts = shapes.Facts(name="paddock-one", hostname="one", cards=cards, keys=("ssh-ed25519 AAAA",))
+    told = nocloud.files(facts, fence=1)
+    plan = yard.plan("one")
+    plan = yard.plan("one", seed=plan.directory / "seed")
+    planting.plant(plan.directory / "seed", told)
     await yard.driver().boot(plan)
 
-    assert await ask(plan, "label", "seed meta-data") == ["cidata", "{instance-id: one}"]
+    label, *files = await ask(plan, "label", *(f"seed {name}" for name in told))
+    assert label == "cidata"
+    assert files == [" ".join(text.decode().split()) for text in told.values()]
 
 
 async def test_the_console_is_a_line_in_both_directions(yard: QemuYard) -> None:
@@ -112,6 +118,24 @@ async def test_the_console_is_a_line_in_both_directions(yard: QemuYard) -> None:
 
     assert await ask(plan, "heard") == ["typed"]
     writer.close()
+
+
+async def test_a_console_of_which_a_part_was_given_back_goes_on_at_its_end(yard: QemuYard) -> None:
+    plan = yard.plan("one")
+    await yard.driver().boot(plan)
+    await ask(plan, "say once")
+    file = plan.directory / console.FILE
+    with file.open("ab") as log:
+        log.write(b"noise...\n" * (3 * console.LAST // 9))
+    before = file.stat()
+    assert console.shorten([file]) == ""
+    await ask(plan, "say again")
+
+    with file.open("rb") as log:
+        log.seek(before.st_size)
+        assert b"again" in log.read()
+    assert file.stat().st_blocks * 512 <= console.FIRST + console.LAST + 2 * MIB
+    assert b"once" in file.read_bytes()[: console.FIRST]
 
 
 async def test_a_fork_with_two_processors_and_a_blank_disk_is_like_its_template(yard: QemuYard) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from paddock.agent import duty
 from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.skills.hypervisor import console, record
@@ -51,10 +52,12 @@ class Machines:
         self._duties: dict[Key, asyncio.Task[None]] = {}
         self._turns: dict[Key, asyncio.Lock] = {}
         self._group = asyncio.TaskGroup()
+        self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
         await self._take_up()
+        self._keeping = self._group.create_task(duty.keep("consoles", lambda: console.keep_short(self._parts.layout)))
         return self
 
     async def __aexit__(
@@ -62,6 +65,8 @@ class Machines:
     ) -> None:
         for key in list(self._duties):
             self._release(key)
+        if self._keeping is not None:
+            self._keeping.cancel()
         await self._group.__aexit__(kind, exc, traceback)
 
     def methods(self) -> Mapping[str, Deed]:
@@ -286,9 +291,9 @@ class Machines:
             self._duties[key] = self._group.create_task(machine.relay(self._carrying))
 
     def _release(self, key: Key) -> None:
-        duty = self._duties.pop(key, None)
-        if duty is not None:
-            duty.cancel()
+        held = self._duties.pop(key, None)
+        if held is not None:
+            held.cancel()
 
 
 def _made(machine: Machine, began: float, ended: int) -> Outcome:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from paddock.agent.skills.hypervisor import identities
+from paddock.agent.skills.hypervisor import console, identities
 from paddock.agent.skills.hypervisor.images import outside, seeding
 from paddock.agent.skills.hypervisor.images.layers import Layer
 from paddock.agent.skills.hypervisor.images.logs import BuildLog
@@ -34,6 +34,8 @@ PARK_LIMIT = timedelta(seconds=60)
 VOLUME = "layer"
 """Below a build's directory: what is sealed, and nothing else."""
 _PLACE = "image-"
+_LAST = 4096
+"""Bytes of the console of a build that broke, for its log."""
 
 
 class Guest(Protocol):
@@ -250,7 +252,7 @@ async def _booted(
                 log.line(f"its agent answers {time.monotonic() - began:.1f} s after its machine was started")
                 yield guest, plan, way
         except PaddockError:
-            await _console(machine.directory / "console.log", log)
+            await _console(machine.directory / console.FILE, log)
             raise
 
 
@@ -264,14 +266,7 @@ async def _way(means: Means, machine: Machine, log: BuildLog) -> Way:
 
 async def _console(path: Path, log: BuildLog) -> None:
     """The last that the machine said, for whoever wonders."""
-
-    def last() -> bytes:
-        try:
-            return path.read_bytes()[-4096:]
-        except OSError:
-            return b""
-
-    if said := await in_thread(last):
+    if said := await in_thread(lambda: console.last(path, _LAST)):
         log.line("the last of its console:")
         log.write(said.replace(b"\r", b""))
 
