@@ -170,7 +170,7 @@ ELSEWHERE = {
             *("hypervisor.machine_recording", "hypervisor.machine_recorded", "hypervisor.template_freezing"),
             *("hypervisor.template_naming", "hypervisor.template_named", "hypervisor.forking", "hypervisor.forked"),
             *("hypervisor.woken", "hypervisor.machine_awake", "hypervisor.machine_going", "hypervisor.machine_gone"),
-            *("hypervisor.booting", "hypervisor.booted"),
+            *("hypervisor.booting", "hypervisor.planting", "hypervisor.planted", "hypervisor.booted"),
         ),
         "test_18_virtual_machines.py::test_a_kill_of_the_hosts_agent_leaves_nothing_and_lends_nothing_twice",
     ),

@@ -111,7 +111,7 @@ STEPS = (
     *("hypervisor.woken", "hypervisor.machine_awake", "hypervisor.machine_going", "hypervisor.machine_gone"),
     *("hypervisor.net_recording", "hypervisor.net_recorded", "hypervisor.image_cloned", "hypervisor.image_sealed"),
 )
-BOOTS = ("hypervisor.booting", "hypervisor.booted")
+BOOTS = ("hypervisor.booting", "hypervisor.planting", "hypervisor.planted", "hypervisor.booted")
 
 
 @pytest.mark.parametrize(

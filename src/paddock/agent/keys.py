@@ -347,7 +347,7 @@ KEYS = (
     Key(
         section="hypervisor",
         name="user-data",
-        doc="A file that the metadata service gives each guest as its user data.",
+        doc="A file that each machine is given as its user data: on its drive `cidata` when it boots, and over HTTP.",
         check=path,
     ),
     Key(

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -110,10 +110,8 @@ class Rig:
 
 def spec(*, start: Start = Start.FORK, environment: str = "lab-1", machine: str = "one", **more: Any) -> dict[str, Any]:
     cards = nics(environment, machine, 0, [NicSettings(network="lan")], [NetworkSettings(name="lan")])
-    made = MachineSpec(
-        image=(DEBIAN,), memory=384 * MIB, nics=cards, networks=(NetworkSpec(name="lan"),), start=start, **more
-    )
-    return made.params()
+    told = {"image": (DEBIAN,), "memory": 384 * MIB, "nics": cards, "networks": (NetworkSpec(name="lan"),), **more}
+    return MachineSpec(start=start, **told).params()
 
 
 @pytest.fixture
@@ -195,6 +193,31 @@ async def test_what_was_forked_from_a_damaged_template_keeps_the_disks_that_it_l
     await rig.ask("machine.build", machine="b", spec=spec(machine="b"))
     assert (disks / "system").read_text() == "debian"
     assert len(list(template.glob("disks*"))) == 2, "the new ones have another name"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["kernel", "initrd"])
+async def test_a_kernel_that_is_replaced_is_that_of_the_next_fork(rig: Rig, what: str) -> None:
+    files = {name: rig.root / name for name in ("kernel", "initrd")}
+    for file in files.values():
+        file.write_text("old")
+    wanted = spec(image=(replace(DEBIAN, kernel=str(files["kernel"]), initrd=str(files["initrd"])),))
+    templates = []
+    for fence in (1, 2, 3):
+        assert (await rig.ask("machine.clean", fence=fence, spec=wanted))["start"] == "fork"
+        templates.append(rig.record()["template"])
+        if fence == 2:
+            files[what].write_text("new")  # as large as it was
+
+    assert templates[0] == templates[1] != templates[2]
+    assert sum(call.startswith("freeze") for call in rig.driver.calls) == 2
+
+
+async def test_a_kernel_that_is_not_there_is_said_with_its_path(rig: Rig) -> None:
+    image = replace(DEBIAN, kernel=str(rig.root / "vmlinuz"))
+    made = await rig.ask("machine.build", spec=spec(image=(image,)))
+
+    assert (made["start"], made["why"]) == ("boot", f"{rig.root}/vmlinuz: No such file or directory")
 
 
 @pytest.mark.slow
@@ -295,8 +318,8 @@ async def test_a_console_that_nobody_follows_is_kept_short(rig: Rig) -> None:
     most = console.FIRST + console.LAST + 2 * MIB
 
     async with asyncio.timeout(10), rig.open():  # the next agent looks at once
-        while any(file.stat().st_blocks * 512 > most for file in files):
-            await asyncio.sleep(0.01)  # a disk tells nobody
+        while any(file.stat().st_blocks * 512 > most for file in files):  # noqa: ASYNC110 - a disk tells nobody
+            await asyncio.sleep(0.01)
     assert [file.stat().st_size for file in files] == [3 * console.LAST] * 2
 
 
@@ -475,9 +498,8 @@ async def test_a_machine_that_is_booted_has_a_seed_and_a_fork_has_none(rig: Rig)
     }
     assert wake.authorized_keys[1:] == ("ssh-ed25519 AAAA operator",)
     cards = json.loads(told["network-config"])["ethernets"].values()
-    assert [(card["match"]["macaddress"], *card["addresses"]) for card in cards] == [
-        *zip(wake.macs, wake.addresses, strict=True)
-    ]
+    told_of = [(card["match"]["macaddress"], *card["addresses"]) for card in cards]
+    assert told_of == [*zip(wake.macs, wake.addresses, strict=True)]
     assert told["user-data"] == "#cloud-config\nruncmd: [date]\n"
     started = {name: one.start for name, one in rig.host.machines.items()}
     assert [one.plan.seed for name, one in started.items() if name.endswith("-fork")] == [None]

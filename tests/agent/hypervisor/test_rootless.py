@@ -354,7 +354,8 @@ def test_the_service_is_configured_by_an_address_and_files(tmp_path: Path) -> No
     keys.write_text("# operator\nssh-ed25519 AAAA operator\n")
     data.write_text("#cloud-config\n")
 
-    assert Metadata.configured("", data, keys) is None
+    none = Metadata.configured("", data, keys)
+    assert none == Metadata(is_served=False, user_data="#cloud-config\n", authorized_keys=keys)
     own = Metadata.configured("169.254.169.254:80", data, keys)
     assert own == Metadata(user_data="#cloud-config\n", authorized_keys=keys)
     assert own.keys() == ("ssh-ed25519 AAAA operator",)
@@ -370,8 +371,9 @@ def test_what_is_no_address_is_refused(place: str) -> None:
 
 def test_a_file_that_cannot_be_read_is_refused_by_its_name(tmp_path: Path) -> None:
     for user_data, keys in ((tmp_path / "nowhere", None), (None, tmp_path / "nowhere")):
-        with pytest.raises(Refused, match="nowhere"):
-            Metadata.configured("127.0.0.1:8080", user_data, keys)
+        for place in ("127.0.0.1:8080", ""):
+            with pytest.raises(Refused, match="nowhere"):
+                Metadata.configured(place, user_data, keys)
 
 
 async def test_who_asks_for_the_way_out_is_in_the_access_log_which_stays(networks: Rootless, root: Path) -> None:

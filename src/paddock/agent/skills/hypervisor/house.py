@@ -9,7 +9,6 @@ import functools
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 
 from paddock.agent.channel import Carrying
 from paddock.agent.settings import Hypervisor
@@ -32,7 +31,7 @@ from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Deed, Place
-from paddock.core.errors import Broken, Refused
+from paddock.core.errors import Refused
 
 
 def layout(place: Place) -> Layout:
@@ -52,7 +51,10 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
         disks = await _disks(chosen, where)
         driver = Qemu(where.root, instance=where.instance, wanted=chosen.accel)
         await driver.check()
-        networks = _networks(chosen, where)
+        metadata = await asyncio.to_thread(
+            Metadata.configured, chosen.metadata, chosen.user_data, chosen.authorized_keys
+        )
+        networks = _networks(chosen, where, metadata if metadata.is_served else None)
         await stack.enter_async_context(networks)
         stack.push_async_callback(channels.close)
         images = Images(
@@ -77,7 +79,8 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
             channels=channels,
             variables=networks.variables,
             tell=networks.tell,
-            logins=await asyncio.to_thread(_keys, chosen.authorized_keys),
+            logins=await asyncio.to_thread(metadata.keys),
+            user_data=metadata.user_data,
         )
         has = await asyncio.to_thread(figures, chosen, where)
         place.life.capacity = lambda: has
@@ -121,18 +124,7 @@ async def _disks(chosen: Hypervisor, where: Layout) -> Files:
     return disks
 
 
-def _networks(chosen: Hypervisor, where: Layout) -> Rootless | Rooted:
-    metadata = Metadata.configured(chosen.metadata, chosen.user_data, chosen.authorized_keys)
+def _networks(chosen: Hypervisor, where: Layout, metadata: Metadata | None) -> Rootless | Rooted:
     if chosen.networks == "rooted":
         return Rooted(where.networks, where.instance, bridges=chosen.bridges, metadata=metadata)
     return Rootless(where.networks, where.instance, metadata=metadata)
-
-
-def _keys(file: Path | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    try:
-        lines = file.read_text("utf-8").splitlines()
-    except OSError as exc:
-        raise Broken(f"{file}: {exc.strerror}", hint="[hypervisor] authorized-keys") from exc
-    return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))

@@ -15,13 +15,15 @@ from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent import durable
+from paddock.agent.cables import shapes
 from paddock.agent.channel import Carrying, Channel
-from paddock.agent.skills.hypervisor import identities, keys, record
+from paddock.agent.skills.hypervisor import identities, keys, nocloud, planting, record
 from paddock.agent.skills.hypervisor.keys import Pair
 from paddock.agent.skills.hypervisor.parts import Guest, Parts
 from paddock.agent.skills.hypervisor.ports import Card, Plan, Unfit
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Template, Templates, failure
+from paddock.agent.skills.skill import in_thread
 from paddock.core.errors import Broken, PaddockError
 from paddock.core.image import kernel_of
 from paddock.core.machine import Start
@@ -32,6 +34,7 @@ from paddock.wire.specs import MachineSpec, Peer, Wake
 _log = logging.getLogger(__name__)
 
 VOLUME = "disks"
+SEED = "seed"
 BOOT_LIMIT = timedelta(minutes=5)
 WAKE_LIMIT = timedelta(seconds=30)
 FORK_LIMIT = timedelta(seconds=20)
@@ -139,7 +142,7 @@ class Machine:
             self.keep(replace(self.record, template=""))
             return why
         self._templates.touch(template)
-        self._settle(Start.FORK, made.result().host, why="")
+        self._settle(Start.FORK, made.result(), why="")
         return None
 
     async def _boot(self, layer: str, cards: list[Card], made: "asyncio.Task[Keys]", *, why: str) -> None:
@@ -148,10 +151,11 @@ class Machine:
             await self._parts.disks.copy(self._parts.layout.saved / self.spec.saved, self.volume)
         else:
             await self._parts.disks.clone(self._parts.images.volume(layer), self.volume, blank=self.spec.disks)
-        await self._parts.driver.boot(await self._plan(cards))
+        plan = await self._seeded(await self._plan(cards), cards, (await made).login.public)
+        await self._parts.driver.boot(plan)
         faults.at("hypervisor.booted")
         await self._wake(cards, made)
-        self._settle(Start.BOOT, made.result().host, why=why)
+        self._settle(Start.BOOT, made.result(), why=why)
 
     async def _run_fork(self, plan: Plan, template: Path, cards: list[Card], made: "asyncio.Task[Keys]") -> None:
         """It hears who it is before anything else: what it was frozen in the middle of goes on with that."""
@@ -188,13 +192,12 @@ class Machine:
         """Whoever serves its metadata knows the keys of its lease."""
         await self._parts.tell(self.record.environment, self.record.machine, wake.authorized_keys)
 
-    def _settle(self, start: Start, host: Pair, *, why: str) -> None:
+    def _settle(self, start: Start, made: Keys, *, why: str) -> None:
         """It is who it is: from here on it is adopted after a crash."""
         faults.at("hypervisor.woken")
         own = next((nic.address.partition("/")[0] for nic in self.spec.nics if nic.address), "")
-        self.keep(
-            replace(self.record, stage=Stage.AWAKE, start=start.value, why=why, host_key=host.public, address=own)
-        )
+        known = replace(self.record, stage=Stage.AWAKE, start=start.value, why=why, address=own)
+        self.keep(replace(known, host_key=made.host.public, login=made.login.public))
         faults.at("hypervisor.machine_awake")
         self._due.set()
         self._awake.set()
@@ -220,6 +223,21 @@ class Machine:
             display=self.spec.display,
             boot=self.spec.boot,
         )
+
+    async def _seeded(self, plan: Plan, cards: list[Card], login: str) -> Plan:
+        """It boots, and its cloud-init finds who it is: the same for as long as it exists."""
+        bridges = {network.name for network in self.spec.networks if network.bridge}
+        facts = shapes.Facts(
+            name=self.record.name,
+            hostname=self.record.machine,
+            cards=tuple(shapes.Card(mac=card.mac.lower(), address=card.address) for card in cards),
+            keys=tuple(dict.fromkeys(key for key in (login, *self._parts.logins) if key)),
+            user_data=self._parts.user_data,
+        )
+        leased = [nic.mac for nic in self.spec.nics if nic.network in bridges]
+        files = nocloud.files(facts, fence=self.record.fence, leased=leased)
+        await in_thread(lambda: planting.plant(self.directory / SEED, files))
+        return replace(plan, seed=self.directory / SEED)
 
     # Living
 
@@ -250,10 +268,11 @@ class Machine:
         if boot:
             self.spec = replace(self.spec, boot=boot)
             self.keep(replace(self.record, spec=dict(self.spec.params())))
-        plan = await self._plan(await self._wire())
+        cards = await self._wire()
+        plan = await self._plan(cards)
         if action == "on":
             self.keep(replace(self.record, is_off=False))
-            await self._parts.driver.boot(plan)
+            await self._parts.driver.boot(await self._seeded(plan, cards, self.record.login))
             return "on"
         if action == "off":
             self.keep(replace(self.record, is_off=True))

@@ -1,4 +1,4 @@
-"""The metadata service of a host, as configured, and what it tells each machine.
+"""What a host tells each of its machines about itself, and whether over HTTP, as configured.
 
 Effects: none but reading the file of keys.
 """
@@ -20,9 +20,11 @@ OWN = "169.254.169.254:80"
 class Metadata:
     """For images that ask who they are over HTTP, at 169.254.169.254, in the shape of EC2 or of OpenStack.
 
-    Guests of private networks are served in any case; `listen_addr` and `listen_port` are for those on a bridge of the
-    host, which reach the host itself.
+    Guests of private networks are served if any are; `listen_addr` and `listen_port` are for those on a bridge of the
+    host, which reach the host itself. Keys and user data are also for who asks nobody over HTTP.
     """
+
+    is_served: bool = True
 
     listen_addr: str = ""
     listen_port: int = 0
@@ -31,16 +33,13 @@ class Metadata:
     user_data: str = ""
 
     @classmethod
-    def configured(cls, place: str, user_data: Path | None, authorized_keys: Path | None) -> "Metadata | None":
-        """From agent.conf: `place` is ADDRESS:PORT, and none at all without it. Refused, saying why, if it cannot be.
+    def configured(cls, place: str, user_data: Path | None, authorized_keys: Path | None) -> "Metadata":
+        """From agent.conf: `place` is ADDRESS:PORT, and nobody is served without it. Refused, saying why, if it cannot
+        be.
 
         At the address that images look for, guests of private networks are served, and nobody else.
         """
-        if not place:
-            return None
-        address, _, port = place.rpartition(":")
-        if parse(address) is None or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise Refused(f"hypervisor: metadata {place} is no ADDRESS:PORT", hint=OWN)
+        address, port = _served_at(place) if place and place != OWN else ("", 0)
         said = ""
         if user_data is not None:
             try:
@@ -48,8 +47,9 @@ class Metadata:
             except (OSError, ValueError) as exc:
                 raise Refused(f"{user_data}: {exc}", hint="[hypervisor] user-data") from exc
         found = cls(
-            listen_addr="" if place == OWN else address.strip("[]"),
-            listen_port=0 if place == OWN else int(port),
+            is_served=bool(place),
+            listen_addr=address,
+            listen_port=port,
             authorized_keys=authorized_keys,
             user_data=said,
         )
@@ -77,3 +77,10 @@ class Metadata:
             keys=tuple(dict.fromkeys([*keys, *self.keys()])),
             user_data=self.user_data,
         )
+
+
+def _served_at(place: str) -> tuple[str, int]:
+    address, _, port = place.rpartition(":")
+    if parse(address) is None or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise Refused(f"hypervisor: metadata {place} is no ADDRESS:PORT", hint=OWN)
+    return address.strip("[]"), int(port)

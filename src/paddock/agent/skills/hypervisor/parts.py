@@ -86,3 +86,5 @@ class Parts:
     """Forks that are started at once: more of them only wait for processors, each longer than it may take."""
     logins: Sequence[str] = ()
     """Public keys that may log in to every machine of this host."""
+    user_data: str = ""
+    """What the host has every machine's cloud-init told."""

@@ -45,6 +45,8 @@ class Record:
     """Why it was booted though a fork was asked for."""
     host_key: str = ""
     """Its public ssh host key."""
+    login: str = ""
+    """The public half of the key with which its environment's machines log in to each other."""
     address: str = ""
     is_off: bool = False
     """Whether somebody switched it off: it is not started again when it is adopted."""
