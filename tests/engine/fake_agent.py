@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from paddock.core.command import Command
 from paddock.core.errors import Refused
+from paddock.core.host import Stored
 from paddock.core.machine import Size
 from paddock.ports import Admitted, Desk
 from paddock.wire import methods
@@ -72,6 +73,8 @@ class FakeAgent:
         self.running: dict[str, Command] = {}
         self.capacity: Size | None = None
         """What it says in hello that machines may have of it."""
+        self.stored: Stored | None = None
+        """What it says there that images and templates take of its disk."""
         self.carried: dict[tuple[str, str], int] = {}
         """(environment, machine) → fence, as its records have it: what machine.list tells."""
         self.kept: dict[tuple[str, str], int] = {}
@@ -124,7 +127,7 @@ class FakeAgent:
             boot_id=self.boot_id,
             ledger=self.ledger,
             methods=self.offers,
-            facts=Facts(hostname=self.id, capacity=self.capacity),
+            facts=Facts(hostname=self.id, capacity=self.capacity, stored=self.stored),
             fences=self.fences,
             epoch=self.epoch,
             seq=self.seq,
@@ -225,7 +228,7 @@ class FakeAgent:
             state=TaskState.ERROR if reply.code else TaskState.COMPLETE,
             code=Code(reply.code) if reply.code else None,
             msg="so it was" if reply.code else None,
-            result=None if reply.code else {**self._result(command, reply), **reply.result},
+            result=(reply.result or None) if reply.code else {**self._result(command, reply), **reply.result},
             outputs=lengths if reply.lengths is None else reply.lengths,
         )
         self.finals[command.id] = (outputs, status)

@@ -25,6 +25,7 @@ from paddock.core.configuration import HostSettings
 from paddock.core.environment import Environment, State
 from paddock.core.errors import Missing, Refused
 from paddock.core.host import State as HostState
+from paddock.core.host import Stored
 from paddock.core.image import BuildScript
 from paddock.core.lease import Lease
 from paddock.core.lease import State as LeaseState
@@ -192,6 +193,23 @@ class Capacity(RuleBasedStateMachine):
         if carried:
             carried.pop(sorted(carried)[0])
 
+    @rule(host=st.sampled_from(NAMES), share=st.sampled_from([0.0, 0.5, 1.0]))
+    def a_host_counts_its_templates(self, host: str, share: float) -> None:
+        """They take of what is left, up to all of it, and what is taken by them no machine gets."""
+        carrier = self.scene.carrier(host)
+        if carrier.is_away:
+            return
+        had = carrier.stored.templates if carrier.stored else 0
+        left = ROOMS[host].disk - self.scene.booked(host).disk + had
+        carrier.stored = Stored(templates=int(share * left))
+
+        async def tell() -> None:
+            await carrier.leave()
+            await carrier.say_hello()
+            await self.scene.settle()
+
+        self.do(tell())
+
     @rule()
     def server_restarts(self) -> None:
         self.do(self.scene.restart())
@@ -240,6 +258,7 @@ class Capacity(RuleBasedStateMachine):
             for method in METHODS:
                 scene.carrier(host).on(method, Reply())
             await scene.people.resume_host(host, identity=ROOT)
+            scene.carrier(host).stored = Stored()
             await scene.carrier(host).say_hello()
         await scene.settle()
         for _ in range(150):

@@ -62,7 +62,8 @@ class Virtual(Scene):
 
     def booked(self, host: str = "vm-1") -> Size:
         images = self.look(lambda tables: tables.images.where(host=host))
-        return booked(self.living(host), images)
+        stored = self.look(lambda tables: tables.hosts.find(host)).stored
+        return booked(self.living(host), images, stored)
 
     def orders(self, method: str, host: str = "vm-1") -> list[Any]:
         return [command for command in self.carrier(host).received if command.method == method]

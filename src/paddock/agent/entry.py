@@ -69,7 +69,7 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a command ended: with a result, or with a code and words for a person."""
+    """How a command ended: with a result, or with a code and words for a person, and what is true all the same."""
 
     code: Code | None = None
     msg: str = ""
@@ -121,6 +121,6 @@ def final_status(entry: Entry) -> Status:
         state=entry.task_state,
         code=outcome.code,
         msg=outcome.msg or None,
-        result=outcome.result if outcome.code is None else None,
+        result=outcome.result if outcome.code is None or outcome.result else None,
         outputs={name: stream.length for name, stream in outcome.streams.items()},
     )

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping
 
+from paddock.core.host import Stored
 from paddock.core.machine import Size
 from paddock.hands.keeper import boot_id
 from paddock.wire.hello import Hello
@@ -45,6 +46,8 @@ class Life:
         """What its host gives every task of the machine: how it gets outside."""
         self.capacity: Callable[[], Size | None] = lambda: None
         """What machines may have of this host; set by the skill that makes them from images."""
+        self.stored: Callable[[], Stored | None] = lambda: None
+        """What images and templates take of its disk, as it was counted last; set by the same."""
         self._boot = boot_id()
         self._at_welcome: list[Callable[[], None]] = []
 

@@ -55,6 +55,13 @@ def _booked(row: "Host") -> str:
     )
 
 
+def _stored(row: "Host") -> str:
+    """What of that no environment owns; empty where its agent has not counted it."""
+    from paddock.cli.sizes import spell
+
+    return f"images {spell(row.stored.images)}, templates {spell(row.stored.templates)}" if row.stored else ""
+
+
 def _note(row: "Host") -> str:
     return f"drained by {row.drained_by}" if row.drained_by else row.reason
 
@@ -79,6 +86,7 @@ def show(client: "Client", name: str, as_json: bool) -> None:
             ("agent", row.agent),
             ("labels", " ".join(row.labels)),
             ("booked", _booked(row)),
+            ("stored", _stored(row)),
             ("note", _note(row)),
         ],
     )

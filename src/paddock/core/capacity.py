@@ -6,6 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from paddock.core.environment import Environment, Pool, State
+from paddock.core.host import Stored
 from paddock.core.image import Chain, HostImage, again
 from paddock.core.image import State as ImageState
 from paddock.core.machine import MachineSettings, Size
@@ -29,6 +30,8 @@ class Room:
     whole: Size | None = None
     """What may be booked on it in all, its overcommit included; None: its agent has not told yet."""
     booked: Size = NOTHING
+    stored: Stored | None = None
+    """What is booked of its disk by images and templates, as its agent counted it; None: it has not."""
     reserved: Size = NOTHING
     """What images wait for that are to be built on it: they come before any new environment."""
 
@@ -78,21 +81,28 @@ def build_size(images: Chain, rows: Iterable[HostImage]) -> Size:
     )
 
 
-def booked(environments: Iterable[Environment], images: Collection[HostImage]) -> Size:
-    """The sum of what is booked of one host: by environments that are not gone, by images, by what builds them."""
+def booked(environments: Iterable[Environment], images: Collection[HostImage], stored: Stored | None = None) -> Size:
+    """The sum of what is booked of one host: by environments that are not gone, by images, by what builds them.
+
+    `stored` is what its agent counted on its disk. That has layers in it which no row knows any more, and lacks those
+    that were removed by hand and will be built again: the larger of the two is what images take.
+    """
     total = Size()
     for environment in environments:
         if environment.state is not State.GONE and environment.size is not None:
             total += environment.size
+    known = 0
     layers: dict[str, int] = {}
     for image in images:
         # Images share layers: each is there once.
         layers |= {layer.digest: layer.bytes for layer in image.layers}
         if not image.layers:
-            total += Size(disk=image.bytes)
+            known += image.bytes
         if image.state is ImageState.BUILDING:
             total += build_size(image.chain, images)
-    return total + Size(disk=sum(layers.values()))
+    known += sum(layers.values())
+    counted = stored or Stored()
+    return total + Size(disk=max(known, counted.images) + counted.templates)
 
 
 def reserved(images: Collection[HostImage], whole: Size | None) -> Size:

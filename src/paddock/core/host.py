@@ -48,6 +48,16 @@ LIFECYCLE = Table(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Bytes of a host's disk that are taken by what no environment owns, as its agent counts them."""
+
+    images: int = 0
+    """By layers, those of images that are no longer configured too."""
+    templates: int = 0
+    """By frozen machines: their memory, and what their disks have beyond the images."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """The row of a configured host. Its id is its name."""
 
@@ -62,6 +72,8 @@ class Host:
     reason: str = ""
     capacity: Size | None = None
     """What its agent says that machines may have of it; None: it has not said."""
+    stored: Stored | None = None
+    """What its agent said last of what its images and templates take; None: it has not said."""
     listing: str = ""
     """The command by which its agent is asked what it carries, until that is answered."""
     version: int = 0

@@ -17,7 +17,7 @@ from paddock.core.environment import Environment
 from paddock.core.host import Host
 from paddock.core.machine import Size
 from paddock.core.run import Verdict
-from paddock.engine import leasing, reconciling
+from paddock.engine import leasing, reconciling, storing
 from paddock.engine.booking import SKILL
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, fail, move, record
@@ -118,7 +118,8 @@ class Attending:
 
 
 def _believe(tables: Tables, host: Host, agent: Agent | None) -> Host:
-    """What its agent said in its last hello that there is."""
+    """What its agent said in its last hello that there is, and what it counted since."""
+    host = storing.believe(tables, host, agent.facts.get("stored")) if agent is not None else host
     told = agent.facts.get("capacity") if agent is not None else None
     if not isinstance(told, Mapping):
         return host

@@ -39,7 +39,12 @@ def room_of(tables: Tables, settings: HostSettings) -> Room:
         is_open=host is not None and host.state is hosts.State.ONLINE,
         why_closed=f"it is {host.state.value if host else 'unknown'}",
         whole=size,
-        booked=booked(tables.environments.where(host=settings.name, state=sorted(environments.LIVE)), images),
+        booked=booked(
+            tables.environments.where(host=settings.name, state=sorted(environments.LIVE)),
+            images,
+            host.stored if host is not None else None,
+        ),
+        stored=host.stored if host is not None else None,
         reserved=reserved(images, size),
     )
 

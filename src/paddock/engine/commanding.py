@@ -18,7 +18,7 @@ from paddock.core.command import Command
 from paddock.core.environment import Environment
 from paddock.core.errors import Broken, Conflict, Missing, Refused, Stale
 from paddock.core.redaction import sentence
-from paddock.engine import admission, alerting, noting
+from paddock.engine import admission, alerting, noting, storing
 from paddock.engine.filing import COLLECT, lengths, stream_name, times_name
 from paddock.engine.means import Means, fail, need
 from paddock.hands import faults
@@ -436,3 +436,5 @@ def tell(tables: Tables, agent: str, status: Status, *, now: datetime) -> None:
     if not after.is_open and not after.by:
         after = replace(after, params=_without_bulk(after.params))
     tables.commands.swap(command, after)
+    if not after.is_open:
+        storing.heard(tables, agent, after.result)

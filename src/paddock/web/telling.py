@@ -157,6 +157,10 @@ def of_environment_detail(
     )
 
 
+def of_stored(stored: host.Stored) -> shapes.Stored:
+    return shapes.Stored(images=stored.images, templates=stored.templates)
+
+
 def _host_fields(row: host.Host, room: Room | None) -> dict[str, object]:
     return {
         "name": row.id,
@@ -169,6 +173,7 @@ def _host_fields(row: host.Host, room: Room | None) -> dict[str, object]:
         "labels": room.labels if room is not None else (),
         "capacity": of_size(room.whole) if room is not None and room.whole is not None else None,
         "booked": of_size(room.booked) if room is not None else None,
+        "stored": of_stored(room.stored) if room is not None and room.stored is not None else None,
     }
 
 

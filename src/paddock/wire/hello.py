@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Self
 
+from paddock.core.host import Stored
 from paddock.core.machine import Size
 from paddock.wire import fields
 from paddock.wire.fields import BadParams, Fields
@@ -59,6 +60,8 @@ class Facts:
     addresses: tuple[str, ...] = ()
     capacity: Size | None = None
     """What machines may have of a host in all; only an agent that makes them from images says so."""
+    stored: Stored | None = None
+    """What its images and templates take, said by the same."""
 
     def params(self) -> dict[str, JSON]:
         """For the wire."""
@@ -73,6 +76,8 @@ class Facts:
         if self.capacity is not None:
             has = self.capacity
             told["capacity"] = {"memory": has.memory, "vcpus": has.vcpus, "disk": has.disk}
+        if self.stored is not None:
+            told["stored"] = stored_params(self.stored)
         return told
 
     @classmethod
@@ -87,6 +92,7 @@ class Facts:
             os=found.maybe("os", _word, ""),
             addresses=found.each("addresses", fields.name),
             capacity=found.maybe("capacity", _size, None),
+            stored=found.maybe("stored", read_stored, None),
         )
 
 
@@ -373,7 +379,7 @@ class Heard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """How a task is: running (percent, eta), complete (result, outputs) or error (code, msg, outputs).
+    """How a task is: running (percent, eta), complete (result, outputs) or error (code, msg, result, outputs).
 
     `outputs` are the final lengths of its streams in bytes: collecting waits for them.
     """
@@ -426,6 +432,17 @@ class Status:
 
 def _without_nones(**values: JSON) -> dict[str, JSON]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def stored_params(stored: Stored) -> dict[str, JSON]:
+    """For the wire."""
+    return {"images": stored.images, "templates": stored.templates}
+
+
+def read_stored(value: JSON, path: str) -> Stored:
+    """From the wire."""
+    found = Fields(value, path)
+    return Stored(images=found.need("images", fields.integer), templates=found.need("templates", fields.integer))
 
 
 def _size(value: JSON, path: str) -> Size:

@@ -289,6 +289,14 @@ class Because:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Bytes of a host's disk that no environment owns."""
+
+    images: int
+    templates: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Host:
     """joining | online | draining | offline | lost."""
 
@@ -303,7 +311,9 @@ class Host:
     capacity: Size | None = None
     """What may be booked on it in all, its overcommit included; null where nothing is booked, or not known yet."""
     booked: Size | None = None
-    """By environments and images, and by what builds them."""
+    """By environments, images and templates, and by what builds them."""
+    stored: Stored | None = None
+    """What of it images and templates take, as its agent counted it last; null where it has not."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ METHODS = (
                 doc="the image and all that it is made of, the one with a url or a path first",
             ),
         ),
-        result="{image, digest, bytes, apparent, layers: [{digest, image, script, bytes, seconds, built}]}",
+        result="{image, digest, bytes, apparent, layers: [{digest, image, script, bytes, seconds, built}], "
+        "stored{images, templates}}",
     ),
     Method(
         name="image.list",
@@ -46,6 +47,6 @@ METHODS = (
             Param(name="keep", kind=Kind.LIST, of=Kind.NAME, most=10_000, doc="digests that stay"),
             Param(name="dry_run", kind=Kind.BOOLEAN, default=False, doc="only say what would go"),
         ),
-        result="{removed: [{digest, bytes, why}], freed: bytes}",
+        result="{removed: [{digest, bytes, why}], freed: bytes, stored{images, templates}}",
     ),
 )

@@ -19,7 +19,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, address, addresses[], start, why, host_key, seconds}",
+        result="{machine, address, addresses[], start, why, host_key, seconds, stored{images, templates}}",
     ),
     Method(
         name="machine.clean",
@@ -30,7 +30,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, ended: count of processes, start, why, host_key, seconds}",
+        result="{machine, ended: count of processes, start, why, host_key, seconds, stored{images, templates}}",
     ),
     Method(
         name="machine.destroy",

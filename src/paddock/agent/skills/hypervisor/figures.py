@@ -1,4 +1,4 @@
-"""What machines may take of this host: as its configuration says, else most of what it has.
+"""What machines may take of this host, and what images and templates take of it already.
 
 Effects: none; it looks.
 """
@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paddock.agent.settings import Hypervisor
+from paddock.agent.skills.hypervisor.disks.cloning import joint_bytes
 from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.core.host import Stored
 from paddock.core.machine import Size
 
 _SHARE = 0.9
 """Of memory and disk: the host itself needs some."""
 _VCPUS = 8
 """Virtual processors for each of the host's: most machines wait most of the time."""
-_BLOCK = 512
-"""Bytes in which st_blocks counts."""
 
 
 def figures(settings: Hypervisor, layout: Layout) -> Size:
-    """What may be booked on this host."""
+    """What may be booked on this host: as its configuration says, else most of what it has."""
     return Size(
         memory=settings.memory or int(_memory() * _SHARE),
         vcpus=settings.vcpus or (os.cpu_count() or 1) * _VCPUS,
@@ -34,18 +34,42 @@ def _memory() -> int:
 
 
 def _disk(layout: Layout) -> int:
-    """What is free, and what images and machines have of it already: that is booked."""
+    """What is free, and what images, templates and machines have of it already: that is booked."""
     place = next(one for one in (layout.root, *layout.root.parents) if one.exists())
     found = os.statvfs(place)
-    taken = sum(_taken(directory) for directory in (layout.images, layout.machines, layout.saved))
+    taken = _taken(layout.images, layout.templates, layout.machines, layout.saved)
     return int(found.f_bavail * found.f_frsize * _SHARE) + taken
 
 
-def _taken(directory: Path) -> int:
-    return sum(_BLOCK * file.stat(follow_symlinks=False).st_blocks for file in _files(directory))
+def stored(layout: Layout) -> Stored:
+    """What is taken of the disk, whoever is carried. What templates share with images is in the images' share."""
+    images = _taken(layout.images)
+    return Stored(images=images, templates=max(0, _taken(layout.images, layout.templates) - images))
 
 
-def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
+class Count:
+    """What is stored, counted again only when a layer or a template came or went: each is sealed under its name."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._names: frozenset[Path] = frozenset()
+        self.last = Stored()
+
+    def again(self) -> Stored:
+        """Now; `last` is the same from now on."""
+        names = frozenset(
+            path for directory in (self._layout.images, self._layout.templates) for path in directory.glob("*/*")
+        )
+        if names != self._names:
+            self.last, self._names = stored(self._layout), names
+        return self.last
+
+
+def _taken(*directories: Path) -> int:
+    return joint_bytes(file for directory in directories for file in _files(directory))
+
+
+def _files(directory: Path) -> Iterator[Path]:
     try:
         entries = list(os.scandir(directory))
     except OSError:
@@ -54,4 +78,4 @@ def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path))
         elif entry.is_file(follow_symlinks=False):
-            yield entry
+            yield Path(entry.path)

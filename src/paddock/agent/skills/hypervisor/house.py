@@ -7,17 +7,19 @@ import asyncio
 import fcntl
 import functools
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 
 from paddock.agent.channel import Carrying
+from paddock.agent.entry import Outcome
 from paddock.agent.settings import Hypervisor
 from paddock.agent.skills.hypervisor import disks as kinds
 from paddock.agent.skills.hypervisor.booking import Bench
 from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
 from paddock.agent.skills.hypervisor.errands.putting import Helper
-from paddock.agent.skills.hypervisor.figures import figures
+from paddock.agent.skills.hypervisor.figures import Count, figures
 from paddock.agent.skills.hypervisor.images import Images
 from paddock.agent.skills.hypervisor.images.building import Means
 from paddock.agent.skills.hypervisor.images.outside import Uplinks
@@ -30,8 +32,9 @@ from paddock.agent.skills.hypervisor.networks.rooted import Rooted
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.templates import Templates
-from paddock.agent.skills.skill import Deed, Place
-from paddock.core.errors import Refused
+from paddock.agent.skills.skill import Call, Deed, Place, Work, failure, in_thread
+from paddock.core.errors import PaddockError, Refused
+from paddock.wire.hello import stored_params
 
 
 def layout(place: Place) -> Layout:
@@ -84,8 +87,11 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
         )
         has = await asyncio.to_thread(figures, chosen, where)
         place.life.capacity = lambda: has
+        count = Count(where)
+        await in_thread(count.again)
+        place.life.stored = lambda: count.last
         machines = await stack.enter_async_context(Machines(parts, carrying=carrying, templates=Templates(parts)))
-        yield {**machines.methods(), **images.methods()}
+        yield counting({**machines.methods(), **images.methods()}, count)
 
 
 @functools.cache
@@ -95,6 +101,29 @@ def archive() -> bytes:
 
     found = bundled.program()
     return found[1] if found is not None and found[0] == bundled.ARCHIVE else bundling.archive()
+
+
+_STORES = ("machine.build", "machine.clean", "image.build", "image.collect")
+"""Methods that may leave other layers and templates than there were, whether they succeed or not."""
+
+
+def counting(deeds: Mapping[str, Deed], count: Count) -> Mapping[str, Deed]:
+    """The same deeds; those that change what is stored say in their results what is stored now."""
+    return {
+        name: replace(deed, act=functools.partial(_counted, deed.act, count))
+        if name in _STORES and isinstance(deed, Work)
+        else deed
+        for name, deed in deeds.items()
+    }
+
+
+async def _counted(act: Callable[[Call], Awaitable[Outcome]], count: Count, call: Call) -> Outcome:
+    try:
+        outcome = await act(call)
+    except (PaddockError, OSError) as exc:
+        outcome = failure(exc)
+    now = await in_thread(count.again)
+    return replace(outcome, result={**outcome.result, "stored": stored_params(now)})
 
 
 def _prepare(where: Layout) -> None:

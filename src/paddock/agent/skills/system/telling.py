@@ -80,6 +80,7 @@ def facts(place: Place) -> Facts:
         os=_system(),
         addresses=own if own is not None else tuple(dict.fromkeys((*addresses(), *cloud.addresses)))[:_MOST],
         capacity=place.life.capacity(),
+        stored=place.life.stored(),
     )
 
 

@@ -7,6 +7,8 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from paddock.agent.skills.hypervisor.stopping import Stop
@@ -115,22 +117,45 @@ def own_bytes(path: Path) -> int:
     """Bytes that would be free again without this file: what it does not share with others."""
     with path.open("rb") as file:
         try:
-            return _unshared(file.fileno())
+            return sum(size for _, size, flags in _extents(file.fileno()) if not flags & _SHARED)
         except OSError:
             return os.fstat(file.fileno()).st_blocks * 512  # a file system that shares nothing, and says nothing
 
 
-def _unshared(handle: int) -> int:
-    at, own = 0, 0
+def joint_bytes(paths: Iterable[Path]) -> int:
+    """Bytes that would be free again without all of these files of one file system: what they share counts once."""
+    alone, shared = 0, []
+    for path in paths:
+        with suppress(OSError), path.open("rb") as file:
+            try:
+                for begin, size, flags in _extents(file.fileno()):
+                    if flags & _SHARED:
+                        shared.append((begin, begin + size))
+                    else:
+                        alone += size
+            except OSError:
+                alone += os.fstat(file.fileno()).st_blocks * 512
+    end = 0
+    for begin, until in sorted(shared):
+        alone += max(0, until - max(begin, end))
+        end = max(end, until)
+    return alone
+
+
+def _extents(handle: int) -> Iterator[tuple[int, int, int]]:
+    """Where a file's data lies: place on the disk, length, flags. Raises OSError where the file system does not say."""
+    at = 0
     while True:
         told = bytearray(_FIEMAP_HEAD.pack(at, (1 << 64) - 1 - at, 0, 0, _EXTENTS, 0) + bytes(_EXTENT.size * _EXTENTS))
         fcntl.ioctl(handle, _FIEMAP, told)
         count = _FIEMAP_HEAD.unpack_from(told)[3]
         for index in range(count):
-            logical, _, size, _, _, flags, *_ = _EXTENT.unpack_from(told, _FIEMAP_HEAD.size + index * _EXTENT.size)
-            own += 0 if flags & _SHARED else size
+            logical, physical, size, _, _, flags, *_ = _EXTENT.unpack_from(
+                told, _FIEMAP_HEAD.size + index * _EXTENT.size
+            )
+            yield physical, size, flags
             at = logical + size
             if flags & _LAST:
-                return own
+                return
         if count == 0:
-            return own
+            return

@@ -1,0 +1,166 @@
+"""What a host says that it has, and what of it images and templates take: each byte on the disk once."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from paddock.agent.entry import Outcome
+from paddock.agent.settings import Hypervisor
+from paddock.agent.skills.hypervisor.disks import cloning
+from paddock.agent.skills.hypervisor.figures import Count, figures, stored
+from paddock.agent.skills.hypervisor.house import counting
+from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.skill import Call, Work
+from paddock.core.errors import Broken
+from paddock.core.host import Stored
+from paddock.wire.framing import JSON
+from tools.filesystems import mounted
+from tools.maven import Unavailable
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout.of(tmp_path)
+
+
+@pytest.fixture(params=["btrfs", "xfs"])
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Layout]:
+    """On a file system whose files share what they have in common."""
+    try:
+        with mounted(request.param, tmp_path, 1 << 29) as root:
+            yield Layout.of(root)
+    except Unavailable as exc:
+        pytest.skip(str(exc))
+
+
+def put(path: Path, size: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(os.urandom(size))
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def cloned(source: Path, target: Path, more: int) -> Path:
+    """A copy that shares all but what is written to it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as taken, target.open("xb") as made:
+        cloning.reflink(taken.fileno(), made.fileno())
+        made.seek(0)
+        made.write(os.urandom(more))
+        made.flush()
+        os.fsync(made.fileno())
+    return target
+
+
+def near(found: int, wanted: int) -> bool:
+    return abs(found - wanted) < MIB
+
+
+def test_images_and_templates_are_counted_and_machines_are_not(layout: Layout) -> None:
+    put(layout.images / "d1" / "disks-1" / "system.raw", 4 * MIB)
+    put(layout.images / "d2" / "disks-2" / "system.qcow2", 2 * MIB)
+    put(layout.templates / "k" / "memory", 8 * MIB)
+    put(layout.machines / "lab-1" / "one" / "disks" / "system.raw", 2 * MIB)
+    found = stored(layout)
+    assert near(found.images, 6 * MIB)
+    assert near(found.templates, 8 * MIB)
+
+
+def test_where_nothing_is_stored_nothing_is_counted(layout: Layout) -> None:
+    assert stored(layout) == Stored()
+
+
+def test_holes_take_nothing(layout: Layout) -> None:
+    with put(layout.templates / "k" / "memory", MIB).open("r+b") as file:
+        file.truncate(256 * MIB)
+    assert near(stored(layout).templates, MIB)
+
+
+def test_what_there_is_for_booking_has_what_is_stored_in_it(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = SimpleNamespace(f_frsize=4096, f_bavail=1000 * MIB // 4096)
+    monkeypatch.setattr(os, "statvfs", lambda path: room)
+    empty = figures(Hypervisor(), layout).disk
+    put(layout.templates / "k" / "memory", 8 * MIB)
+    put(layout.images / "d1" / "disks-1" / "system.raw", 2 * MIB)
+    room.f_bavail -= 10 * MIB // 4096
+
+    full = figures(Hypervisor(), layout).disk
+    found = stored(layout)
+
+    # Of what is free a tenth is the host's own, of what is taken nothing.
+    assert near(full - empty, MIB)
+    # What is left for machines is nine tenths of what is free by now.
+    assert near(full - found.images - found.templates, 9 * room.f_bavail * 4096 // 10)
+
+
+@pytest.mark.slow
+def test_what_clones_share_is_counted_once(shared: Layout) -> None:
+    base = put(shared.images / "d1" / "disks-1" / "system.raw", 16 * MIB)
+    layer = cloned(base, shared.images / "d2" / "disks-2" / "system.raw", 2 * MIB)
+    cloned(layer, shared.templates / "k" / "disks" / "system.raw", 3 * MIB)
+    put(shared.templates / "k" / "memory", 4 * MIB)
+    found = stored(shared)
+    assert near(found.images, 18 * MIB)
+    assert near(found.templates, 7 * MIB)
+
+
+def test_it_counts_again_when_something_came_or_went_and_not_in_between(layout: Layout) -> None:
+    count = Count(layout)
+    disk = put(layout.images / "d1" / "disks-1" / "system.raw", 2 * MIB)
+    assert near(count.again().images, 2 * MIB)
+    put(disk, 4 * MIB)  # a layer is sealed: nobody does this
+    assert near(count.again().images, 2 * MIB)
+    put(layout.templates / "k" / "memory", MIB)
+    assert near(count.again().images, 4 * MIB)
+    assert near(count.last.templates, MIB)
+    shutil.rmtree(layout.templates / "k")
+    assert count.again().templates == 0
+
+
+def call(method: str, directory: Path) -> Call:
+    return Call(task="t", method=method, params={}, environment="", fence=0, directory=directory)
+
+
+async def result_of(layout: Layout, method: str, *, is_failing: bool = False) -> tuple[object, Mapping[str, JSON]]:
+    async def act(call: Call) -> Outcome:
+        put(layout.templates / "k" / "memory", 2 * MIB)
+        if is_failing:
+            raise Broken("one: it does not boot")
+        return Outcome(result={"machine": "one"})
+
+    deed = counting({method: Work(act=act)}, Count(layout))[method]
+    assert isinstance(deed, Work)
+    outcome = await deed.act(call(method, layout.root))
+    return outcome.code, outcome.result
+
+
+@pytest.mark.parametrize("method", ["machine.build", "machine.clean", "image.build", "image.collect"])
+async def test_who_changes_what_is_stored_says_so_with_its_end(layout: Layout, method: str) -> None:
+    code, result = await result_of(layout, method)
+    assert code is None
+    assert near(_templates(result), 2 * MIB)
+
+
+async def test_what_failed_says_what_it_left(layout: Layout) -> None:
+    code, result = await result_of(layout, "machine.build", is_failing=True)
+    assert code == "failed"
+    assert near(_templates(result), 2 * MIB)
+
+
+async def test_what_stores_nothing_says_nothing(layout: Layout) -> None:
+    assert await result_of(layout, "machine.power") == (None, {"machine": "one"})
+
+
+def _templates(result: Mapping[str, JSON]) -> int:
+    told = result["stored"]
+    assert isinstance(told, dict)
+    assert isinstance(told["templates"], int)
+    return told["templates"]
