@@ -198,6 +198,7 @@ async def test_what_was_forked_from_a_damaged_template_keeps_the_disks_that_it_l
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["kernel", "initrd"])
 async def test_a_kernel_that_is_replaced_is_that_of_the_next_fork(rig: Rig, what: str) -> None:
+    rig.root.mkdir(exist_ok=True)
     files = {name: rig.root / name for name in ("kernel", "initrd")}
     for file in files.values():
         file.write_text("old")

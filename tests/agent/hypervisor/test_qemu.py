@@ -272,6 +272,7 @@ def test_what_is_no_such_kernel_is_given_as_it_is(tmp_path: Path, version: int |
         ("qemu: could not open kernel file '/boot/x': No such file or directory", "no kernel /boot/x"),
         ("../target/i386/kvm/kvm.c:3183: kvm_buf_set_msrs: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed.", "KVM"),
         ("qemu-system-x86_64: Could not set up host forwarding rule 'tcp:127.0.0.1:22-:22'", "address"),
+        ("qemu: error reading initrd /boot/initrd: Failed to open file “/boot/initrd”: open() failed", "/boot/initrd"),
         ('qemu-system-x86_64: failed to find romfile "efi-virtio.rom"', "efi-virtio.rom"),
         ("qemu-system-x86_64: write failed: No space left on device", "disk is full"),
     ],

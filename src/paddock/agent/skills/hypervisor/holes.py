@@ -1,4 +1,4 @@
-"""Files whose middle is given back to the disk while others append to them, and read around that.
+"""Files whose middle is given back to their disk while others append, and is read around.
 
 Effects: idempotent. Offsets stay what they are: whoever writes, and whoever follows, hears nothing of it.
 """

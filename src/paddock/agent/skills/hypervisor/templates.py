@@ -65,7 +65,7 @@ class Templates:
         # A layer that was removed by hand and built again is another one to what was cloned from it.
         build = self._parts.images.volume(layer).name
         told = [VERSION, layer, build, spec.memory, spec.vcpus, list(spec.disks), spec.display, _warm_ups(spec)]
-        told += [_kernel(spec), await self._parts.driver.stamp()]
+        told += [await asyncio.to_thread(_kernel, spec), await self._parts.driver.stamp()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
     async def ensure(self, key: str, layer: str, spec: MachineSpec) -> Template:
@@ -227,6 +227,14 @@ def _warm_ups(spec: MachineSpec) -> list[str]:
     return [image.warm_up for image in spec.image if image.warm_up]
 
 
-def _kernel(spec: MachineSpec) -> list[str]:
+def _kernel(spec: MachineSpec) -> list[JSON]:
+    """With what tells a file from the one that takes its place. Broken where one is not there."""
     image = kernel_of(spec.image)
-    return [image.kernel, image.initrd, image.cmdline]
+    told: list[JSON] = [image.kernel, image.initrd, image.cmdline]
+    for file in filter(None, (image.kernel, image.initrd)):
+        try:
+            found = os.stat(file)
+        except OSError as exc:
+            raise Broken(f"{file}: {exc.strerror}") from exc
+        told += [found.st_size, found.st_mtime_ns]
+    return told

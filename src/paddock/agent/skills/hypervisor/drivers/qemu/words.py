@@ -13,7 +13,7 @@ _KNOWN = (
     (r"[Ii]s another process using the image", "one of its disks is in use by another process", "is it running twice?"),
     (r"Image is not in (\w+) format", r"one of its disks is no \1", ""),
     (r"could not (?:load kernel|open kernel file) '([^']*)'", r"there is no kernel \1", _READABLE),
-    (r"could not (?:load|read) initrd '([^']*)'", r"there is no initrd \1", _READABLE),
+    (r"error reading initrd (\S+): ", r"there is no initrd \1", _READABLE),
     (r"(?:Could not access KVM|failed to initialize kvm|kvm\.c:\d+: .*Assertion)", "KVM is not to be had here",
      "is the agent's user in the group kvm? accel = auto takes TCG where there is no KVM"),
     (r"(?:cannot set up guest memory|Cannot allocate memory|failed to allocate)", "the host has no memory for it",
