@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 FILE = "made.json"
 _UNFIT = "unfit"
-"""A template that has this file is damaged."""
+"""A template that has this file is damaged, or is being healed."""
 VERSION = 2
 """How templates are made: one of another version is made anew."""
 BOOT_LIMIT = timedelta(minutes=5)
@@ -202,19 +202,35 @@ def _seal(making: Path, volume: Path, disks: Sequence[Path], told: Mapping[str, 
 
 
 def _name(making: Path, place: Path) -> None:
-    """What is whole gets its name; in the place of a damaged one, of which the disks stay: machines may lie on them."""
+    """What is whole gets its name, or takes the place of what has it and is damaged."""
     if place.exists():
-        # Without its record it is damaged; with it, last of all, it is whole.
-        for old in sorted(place.iterdir(), key=lambda entry: entry.name != FILE):
-            if not old.is_dir():
-                old.unlink()
-        for new in sorted(making.iterdir(), key=lambda entry: entry.name == FILE):
-            new.rename(place / new.name)
-        durable.sync(place)
-        making.rmdir()
+        _heal(making, place)
     else:
         making.rename(place)
     durable.sync(place.parent)
+
+
+def _heal(making: Path, place: Path) -> None:
+    """Of the damaged one the disks stay: machines may lie on them. Until all is there it counts as damaged, and who
+    collects templates finds it by one record or the other.
+    """
+    (place / _UNFIT).touch()
+    durable.sync(place)
+    faults.at("hypervisor.template_healing")
+    for old in sorted(place.iterdir()):
+        if not old.is_dir() and old.name not in (FILE, _UNFIT):
+            old.unlink()
+            faults.at("hypervisor.template_emptying")
+    # Disks late: those of a healing that was killed stay there, for nobody.
+    for new in sorted(making.iterdir(), key=lambda entry: (entry.name == FILE, entry.is_dir())):
+        new.rename(place / new.name)
+        faults.at("hypervisor.template_filling")
+    durable.sync(place)
+    faults.at("hypervisor.template_filled")
+    (place / _UNFIT).unlink()
+    faults.at("hypervisor.template_healed")
+    durable.sync(place)
+    making.rmdir()
 
 
 async def _warm_up(guest: Guest, script: str) -> None:
