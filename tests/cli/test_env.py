@@ -165,9 +165,12 @@ def test_what_is_booked_of_a_host_is_told(paddock: Paddock, desk: Desk) -> None:
     row = shapes.HostDetail(
         **given, name="vm-1", since=NOW, skills=("hypervisor",), booked=sizes[0], capacity=sizes[1], environments=()
     )
+    row = replace(row, stored=shapes.Stored(images=3 << 30, templates=1 << 29))
     desk.extra |= {("GET", "/hosts/vm-1"): row, ("GET", "/hosts"): shapes.Hosts(items=(row,))}
     told = "memory 7.0 GiB of 64.0 GiB, vcpus 7 of 16, disk 1.0 TiB of 2.0 TiB"
-    assert f"booked  {told}" in paddock("host", "show", "vm-1").out
+    said = paddock("host", "show", "vm-1").out
+    assert f"booked  {told}" in said
+    assert "stored  images 3.0 GiB, templates 512 MiB" in said
 
 
 # ---- the console -----------------------------------------------------------------------------------------------------

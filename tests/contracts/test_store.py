@@ -503,7 +503,9 @@ async def test_virtual_machines_come_back_as_they_were_stored(store: Store) -> N
     )
     size = Size(memory=1 << 40, vcpus=2, disk=3)
     stored = [
-        environment("two-1", machines=(machine,), spec=spec, size=size, full_disk=3, has_saved=True, fork_of="two-0"),
+        environment(
+            "two-1", machines=(machine,), spec=spec, size=size, full_disk=3, maker="b1", has_saved=True, fork_of="two-0"
+        ),
         environment("two-2"),
     ]
     script = BuildScript(name="greet", run="echo \U0001f9a5", env={"A": "1"}, files={"/etc/motd": "hello\n"})

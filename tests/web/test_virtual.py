@@ -15,6 +15,7 @@ from paddock.client.calls import Call
 from paddock.core import access
 from paddock.core.access import Role, Token
 from paddock.core.errors import Missing, NotAllowed, Refused, Stale
+from paddock.engine import storing
 from paddock.web.app import create_app
 from paddock.web.door import Door
 from paddock.web.kit import Kit
@@ -148,6 +149,16 @@ async def test_a_host_says_what_is_booked_on_it(room: Room) -> None:
     assert host.booked == shapes.Size(memory=2 * GIB, vcpus=2, disk=4 * GIB + 5)
     detail = await room.ask(calls.host("vm-1"))
     assert [image.id for image in detail.images] == ["debian@vm-1"]
+    assert detail.stored is None
+
+
+async def test_a_host_says_what_of_that_images_and_templates_take(room: Room) -> None:
+    counted = {"stored": {"images": GIB, "templates": 3 * GIB}}
+    agent = room.scene.carrier("vm-1").id
+    await room.scene.store.write(lambda tables: storing.heard(tables, agent, counted))
+    host = await room.ask(calls.host("vm-1"))
+    assert host.stored == shapes.Stored(images=GIB, templates=3 * GIB)
+    assert host.booked == shapes.Size(disk=4 * GIB, memory=0, vcpus=0)
 
 
 async def test_a_machine_says_what_it_is_made_of(room: Room) -> None:

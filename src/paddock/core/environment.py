@@ -221,6 +221,11 @@ class Environment:
     """Bytes that its disks may grow to: what a copy of them takes, however small they are when they are saved."""
     spec: Spec | None = None
     """None: its machines are processes on the host."""
+    maker: str = ""
+    """The birth of the store that it was made in: in the MACs of its machines, so that those of two Paddocks differ.
+
+    Empty: it was made before they had it, and keeps the MACs that it has.
+    """
     fork_of: str = ""
     """The environment from whose saved disks it is made."""
     wants_saving: bool = False

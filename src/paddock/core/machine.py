@@ -41,7 +41,7 @@ class NicSettings:
 
     network: str = ""
     mac: str = ""
-    """Empty: made from environment, machine and place."""
+    """Empty: made from the server's store, environment, machine and place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +112,13 @@ def uniform(instance: str, environment: str, machine: str = "") -> str:
     return "-".join(part for part in ("paddock", instance, environment, machine) if part)
 
 
-def mac(environment: str, machine: str, index: int) -> str:
-    """A locally administered address for a machine's `index`th card: the same whoever computes it."""
-    made = hashlib.sha256(f"{environment}\0{machine}\0{index}".encode()).digest()
+def mac(environment: str, machine: str, index: int, *, maker: str = "") -> str:
+    """A locally administered address for a machine's `index`th card: the same whoever computes it.
+
+    `maker` tells apart equal names that two Paddocks give on one LAN; without it the card is on no network of others.
+    """
+    names = (maker, environment, machine, str(index)) if maker else (environment, machine, str(index))
+    made = hashlib.sha256("\0".join(names).encode()).digest()
     return ":".join(f"{octet:02x}" for octet in (0x52, 0x54, 0x00, *made[:3]))
 
 
@@ -124,7 +128,13 @@ def subnet(network: NetworkSettings, index: int) -> ipaddress.IPv4Network:
 
 
 def nics(
-    environment: str, machine: str, place: int, settings: Sequence[NicSettings], networks: Sequence[NetworkSettings]
+    environment: str,
+    machine: str,
+    place: int,
+    settings: Sequence[NicSettings],
+    networks: Sequence[NetworkSettings],
+    *,
+    maker: str = "",
 ) -> tuple[Nic, ...]:
     """The cards of the `place`th machine of an environment, with addresses on the networks that are its own."""
     known = {network.name: (index, network) for index, network in enumerate(networks)}
@@ -135,5 +145,6 @@ def nics(
             index, network = known[nic.network]
             where = subnet(network, index)
             address = f"{where.network_address + 10 + place}/{where.prefixlen}"
-        found.append(Nic(network=nic.network, mac=nic.mac or mac(environment, machine, number), address=address))
+        own = nic.mac or mac(environment, machine, number, maker=maker)
+        found.append(Nic(network=nic.network, mac=own, address=address))
     return tuple(found)

@@ -67,7 +67,7 @@ class Building:
 
     def _pass(self, tables: Tables, now: datetime) -> datetime | None:
         configuration = self._means.configuration()
-        stock(tables, configuration, now=now)
+        stock(tables, configuration, maker=self._means.store.birth, now=now)
         unbuilt = tables.environments.where(state=[environments.State.REQUESTED, environments.State.BUILDING])
         again = [build(tables, self._means, environment, now=now) for environment in unbuilt]
         for environment in tables.environments.where(state=environments.State.READY):

@@ -61,7 +61,9 @@ def spec_for(tables: Tables, environment: Environment, machine: str) -> dict[str
         return None
     image: Chain = row.serving if row is not None else ()
     cards = {
-        one.name: nics(environment.id, one.name, index, spec.machines[index].nets, spec.networks)
+        one.name: nics(
+            environment.id, one.name, index, spec.machines[index].nets, spec.networks, maker=environment.maker
+        )
         for index, one in enumerate(environment.machines)
     }
     told = MachineSpec(

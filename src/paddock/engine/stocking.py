@@ -25,17 +25,17 @@ from paddock.ports import Tables
 _LEAVING = frozenset({environments.State.DIRTY, environments.State.CLEANING, environments.State.BROKEN})
 
 
-def stock(tables: Tables, configuration: Configuration, *, now: datetime) -> None:
-    """Request as many environments as are wanted: for who waits, and for the shelf."""
+def stock(tables: Tables, configuration: Configuration, *, maker: str, now: datetime) -> None:
+    """Request as many environments as are wanted: for who waits, and for the shelf. `maker`: the store's birth."""
     for pool in configuration.pools.values():
         if not pool.is_virtual and _is_online(tables, pool.host):
             waiting = tables.leases.count(pool=pool.name, state=leases.State.QUEUED)
             for _ in range(queue.wanted(pool, of_pool(tables, pool), queued=waiting)):
-                request(tables, pool, pool.host, now=now)
+                request(tables, pool, pool.host, maker=maker, now=now)
     virtual = [pool for pool in configuration.pools.values() if pool.is_virtual]
-    if virtual and _serve_demand(tables, configuration, virtual, now=now):
+    if virtual and _serve_demand(tables, configuration, virtual, maker=maker, now=now):
         for pool in virtual:
-            _fill_shelf(tables, configuration, pool, now=now)
+            _fill_shelf(tables, configuration, pool, maker=maker, now=now)
 
 
 def of_pool(tables: Tables, pool: Pool) -> list[Environment]:
@@ -54,6 +54,7 @@ def request(
     pool: Pool,
     host: str,
     *,
+    maker: str,
     now: datetime,
     size: Size | None = None,
     spec: Spec | None = None,
@@ -76,6 +77,7 @@ def request(
             size=size,
             full_disk=size.disk if size is not None else 0,
             spec=spec,
+            maker=maker,
             fork_of=fork_of,
         )
     )
@@ -103,7 +105,9 @@ class _Demand:
     lease: Lease
 
 
-def _serve_demand(tables: Tables, configuration: Configuration, pools: list[Pool], *, now: datetime) -> bool:
+def _serve_demand(
+    tables: Tables, configuration: Configuration, pools: list[Pool], *, maker: str, now: datetime
+) -> bool:
     """Book for who waits, the longest first; whether nobody waits for room any more.
 
     Where the one whose turn it is finds no room, nothing is booked for who came later: else the small ones would keep
@@ -114,7 +118,7 @@ def _serve_demand(tables: Tables, configuration: Configuration, pools: list[Pool
     for demand in sorted(demands, key=lambda one: one.lease.asked):
         if _carriers(configuration, demand.pool) <= blocked:
             continue
-        blocked |= _book(tables, configuration, demand.pool, blocked, lease=demand.lease, now=now)
+        blocked |= _book(tables, configuration, demand.pool, blocked, lease=demand.lease, maker=maker, now=now)
     return not blocked
 
 
@@ -147,11 +151,12 @@ def _book(
     blocked: set[str],
     *,
     lease: Lease | None,
+    maker: str,
     now: datetime,
 ) -> set[str]:
     """One environment of the pool, if a host that is not blocked has room; else the hosts where room is wanted."""
     if lease is not None and lease.fork_of:
-        return _book_fork(tables, configuration, pool, blocked, lease, now=now)
+        return _book_fork(tables, configuration, pool, blocked, lease, maker=maker, now=now)
     rooms = [
         replace(room, is_open=room.is_open and room.host not in blocked)
         for room in booking.rooms(tables, configuration)
@@ -161,7 +166,7 @@ def _book(
     match choose(pool, rooms, sizes, standings):
         case Build(host=host):
             spec = spec_of(pool, booking.images_on(tables, host))
-            request(tables, pool, host, now=now, size=sizes[host], spec=spec)
+            request(tables, pool, host, maker=maker, now=now, size=sizes[host], spec=spec)
             return set()
         case Prepare(host=host):
             for image in booking.images_of(pool):
@@ -185,7 +190,14 @@ def _book(
 
 
 def _book_fork(
-    tables: Tables, configuration: Configuration, pool: Pool, blocked: set[str], lease: Lease, *, now: datetime
+    tables: Tables,
+    configuration: Configuration,
+    pool: Pool,
+    blocked: set[str],
+    lease: Lease,
+    *,
+    maker: str,
+    now: datetime,
 ) -> set[str]:
     """A new environment of saved disks, on the host that has them."""
     origin = tables.environments.find(lease.fork_of)
@@ -197,7 +209,7 @@ def _book_fork(
     if not room.is_open:
         return set()
     if size.fits(room.open):
-        request(tables, pool, origin.host, now=now, size=size, spec=origin.spec, fork_of=origin.id)
+        request(tables, pool, origin.host, maker=maker, now=now, size=size, spec=origin.spec, fork_of=origin.id)
         return set()
     make_room(tables, room, size, room.open, now=now, lease=lease)
     return {room.host} if room.whole is not None and size.fits(room.whole) else set()
@@ -213,10 +225,10 @@ def fork_size(origin: Environment) -> Size:
     )
 
 
-def _fill_shelf(tables: Tables, configuration: Configuration, pool: Pool, *, now: datetime) -> None:
+def _fill_shelf(tables: Tables, configuration: Configuration, pool: Pool, *, maker: str, now: datetime) -> None:
     """As many as are to be ready ahead of demand, while there is room that nobody waits for."""
     for _ in range(queue.wanted(pool, of_pool(tables, pool), queued=0)):
-        _book(tables, configuration, pool, set(), lease=None, now=now)
+        _book(tables, configuration, pool, set(), lease=None, maker=maker, now=now)
 
 
 def want(

@@ -108,7 +108,7 @@ def of_machine(row: environment.Environment, place: int) -> shapes.Machine:
     if spec is None:
         return shapes.Machine(name=each.name, agent=each.agent, address=each.address)
     made = spec.machines[place]
-    cards = machine.nics(row.id, each.name, place, made.nets, spec.networks)
+    cards = machine.nics(row.id, each.name, place, made.nets, spec.networks, maker=row.maker)
     return shapes.Machine(
         name=each.name,
         agent=each.agent,

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from paddock.adapters.stores.sql.database import Database
 from paddock.core.errors import Refused
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. A database that is there already costs no import of Alembic."""
 
 
