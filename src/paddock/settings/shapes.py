@@ -360,7 +360,10 @@ class Job(Shape):
     sources: bool = Field(
         default=False, description="`true`: the revision under test is checked out on every machine first"
     )
-    before: list[Step] = Field([], description="steps that prepare: one that does not exit 0 makes the run an `error`")
+    before: list[Step] = Field(
+        [],
+        description="steps that prepare: one that does not exit 0 makes the run a `failure`, and `steps` are left out",
+    )
     steps: list[Step] = Field([], description="the steps of the job: one that does not exit 0 makes it a `failure`")
     after: list[Step] = Field([], description="steps that run whatever happened")
     limit: scalars.Limit = Field(_LIMITS.main, description="all of `steps`")
