@@ -490,6 +490,29 @@ async def test_an_image_is_downloaded_once_for_all_that_are_made_of_it(
     assert b"is downloaded from" in b"".join(seen)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["by hand", "another address", "its sha256"])
+async def test_what_a_url_has_by_now_is_fetched_when_somebody_says_so(house: House, tmp_path: Path, how: str) -> None:
+    with serving() as files:
+        files.content["debian"] = disk(tmp_path / "one").read_bytes()
+        debian = image("debian", url=f"{files.url}/debian")
+        first = await house.images.ensure((debian,))
+        now = disk(tmp_path / "two", b"another").read_bytes()
+        files.content.update({"debian": now, "debian?2026-11": now})
+        assert (await house.images.ensure((debian,)), len(files.asked)) == (first, 1), "it is fetched once"
+
+        if how == "by hand":
+            (house.layout.images / "sources.json").unlink()
+        elif how == "another address":
+            debian = replace(debian, url=f"{debian.url}?2026-11")
+        else:
+            debian = replace(debian, sha256=hashlib.sha256(now).hexdigest())
+        second = await house.images.ensure((debian,))
+        assert second != first
+        assert {layer.digest for layer in house.store.all()} >= {hashlib.sha256(now).hexdigest(), first, second}
+        assert (await house.images.ensure((debian,)), len(files.asked)) == (second, 2)
+
+
 @pytest.mark.parametrize("first", ["right", "wrong", "unsaid"])
 async def test_each_who_asks_for_a_url_at_the_same_time_has_its_own_checksum_looked_at(
     house: House, debian: Image, first: str
