@@ -16,6 +16,7 @@ from paddock.agent.skills.hypervisor.planting import plant
 ONE = Card(mac="52:54:00:00:00:01", address="192.168.80.10/24")
 TWO = Card(mac="52:54:00:00:00:02")
 THREE = Card(mac="52:54:00:00:00:03")
+UPLINK = Card(mac="52:54:00:00:00:04", address="10.0.2.15/24")
 
 
 def facts(**changes: Any) -> Facts:
@@ -67,27 +68,42 @@ def test_without_user_data_nothing_is_asked_for() -> None:
 def test_what_the_agent_sees_to_is_left_to_it() -> None:
     assert read("vendor-data") == {
         "ssh_deletekeys": False,
-        "ssh_genkeytypes": [],
+        "ssh_keys": {},
         "disable_root": False,
         "preserve_hostname": True,
         "manage_etc_hosts": False,
     }
 
 
-def test_each_card_is_known_by_its_mac_and_no_boot_waits_for_one() -> None:
+def test_each_card_is_known_by_its_mac_and_has_its_address_or_asks_for_one() -> None:
     told = read("network-config", cards=(ONE, TWO, THREE), leased=(TWO.mac.upper(),))
-    assert told == {
-        "version": 2,
-        "ethernets": {
-            "card0": {"match": {"macaddress": ONE.mac}, "optional": True, "addresses": [ONE.address]},
-            "card1": {"match": {"macaddress": TWO.mac}, "optional": True, "dhcp4": True},
-            "card2": {"match": {"macaddress": THREE.mac}, "optional": True, "dhcp4": False},
-        },
+    assert told["version"] == 2
+    assert told["ethernets"] == {
+        "card0": {"match": {"macaddress": ONE.mac}, "optional": False, "addresses": [ONE.address]},
+        "card1": {"match": {"macaddress": TWO.mac}, "optional": True, "dhcp4": True},
     }
 
 
-def test_without_a_card_there_is_no_network_to_make() -> None:
-    assert read("network-config") == {"config": "disabled"}
+@pytest.mark.parametrize(
+    ("cards", "leased", "required"),
+    [
+        ((ONE, UPLINK), (), "card1"),
+        ((ONE, TWO, UPLINK), (TWO.mac,), "card2"),
+        ((ONE, TWO), (TWO.mac,), "card0"),
+        ((TWO, THREE), (TWO.mac, THREE.mac), "card1"),
+        ((TWO, THREE), (TWO.mac,), "card0"),
+    ],
+)
+def test_a_boot_waits_for_one_card_and_rather_for_none_whose_address_is_asked_for(
+    cards: tuple[Card, ...], leased: tuple[str, ...], required: str
+) -> None:
+    told = read("network-config", cards=cards, leased=leased)["ethernets"]
+    assert [name for name, card in told.items() if not card["optional"]] == [required]
+
+
+@pytest.mark.parametrize("cards", [(), (TWO, THREE)])
+def test_without_a_card_that_is_given_an_address_there_is_no_network_to_make(cards: tuple[Card, ...]) -> None:
+    assert read("network-config", cards=cards) == {"config": "disabled"}
 
 
 def test_a_directory_is_for_its_owner_alone(tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ host key and login key come with the wake.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from paddock.agent.cables.shapes import Card, Facts
 
 _HEAD = "#cloud-config\n"
 _OURS = {
     "ssh_deletekeys": False,
-    "ssh_genkeytypes": [],
+    "ssh_keys": {},  # none are made then; `ssh_genkeytypes: []` does that, too, and is warned of
     "disable_root": False,
     "preserve_hostname": True,
     "manage_etc_hosts": False,
@@ -43,19 +43,26 @@ def _meta_data(facts: Facts, fence: int) -> dict[str, object]:
     }
 
 
-def _network(cards: Collection[Card], leased: Collection[str]) -> dict[str, object]:
-    """Known by its MAC, under whatever name its kernel gives it."""
-    if not cards:
+def _network(cards: Sequence[Card], leased: Collection[str]) -> dict[str, object]:
+    """Each is known by its MAC, under whatever name its kernel gives it. A card that nobody gives an address is left
+    alone, as without any.
+
+    A boot waits for one card alone: systemd, if it is to wait for none, waits two minutes for any. The last one with an
+    address is that: the way outside where there is one, and QEMU itself is at its other end.
+    """
+    known = [card for card in cards if card.address or card.mac in leased]
+    if not known:
         return {"config": "disabled"}
-    return {"version": 2, "ethernets": {f"card{number}": _card(card, leased) for number, card in enumerate(cards)}}
+    required = [card for card in known if card.address][-1:] or known[-1:]
+    return {
+        "version": 2,
+        "ethernets": {f"card{cards.index(card)}": _card(card, optional=card not in required) for card in known},
+    }
 
 
-def _card(card: Card, leased: Collection[str]) -> dict[str, object]:
-    """No boot waits for it: who breaks the network of a machine gets it back all the same."""
-    told: dict[str, object] = {"match": {"macaddress": card.mac}, "optional": True}
-    if card.address:
-        return {**told, "addresses": [card.address]}
-    return {**told, "dhcp4": card.mac in leased}
+def _card(card: Card, *, optional: bool) -> dict[str, object]:
+    told: dict[str, object] = {"match": {"macaddress": card.mac}, "optional": optional}
+    return {**told, "addresses": [card.address]} if card.address else {**told, "dhcp4": True}
 
 
 def _yaml(value: Mapping[str, object]) -> str:
