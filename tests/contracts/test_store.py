@@ -506,7 +506,7 @@ async def test_virtual_machines_come_back_as_they_were_stored(store: Store) -> N
         environment(
             "two-1", machines=(machine,), spec=spec, size=size, full_disk=3, maker="b1", has_saved=True, fork_of="two-0"
         ),
-        environment("two-2"),
+        environment("two-2", held_by="run 7 of j", held_for=environments.Left(run="7", job="j")),
     ]
     script = BuildScript(name="greet", run="echo \U0001f9a5", env={"A": "1"}, files={"/etc/motd": "hello\n"})
     chain = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from paddock.core.access import Identity, Role
-from paddock.core.environment import Hold
+from paddock.core.environment import Hold, Left
 from paddock.core.errors import Refused
 from paddock.core.job import Job, Step
 from paddock.core.run import Verdict
@@ -158,9 +158,25 @@ async def test_whoever_looks_at_it_first_takes_it_over(scene: Scene) -> None:
     with pytest.raises(Refused, match="it is held by run 2 of pair-job"):
         await scene.people.hold("pair-1", ttl=HOUR, identity=LAB)
     held = await scene.people.hold("pair-1", ttl=HOUR, identity=ANNA)
-    assert (held.state, held.held_by) == ("held", "anna")
+    assert (held.state, held.held_by, held.held_for) == ("held", "anna", None)
     with pytest.raises(Refused, match="it is held by anna"):
         await scene.people.release_environment("pair-1", identity=BO)
+
+
+async def test_a_person_who_is_called_like_a_run_is_a_person(scene: Scene) -> None:
+    called = Identity(name="run 2 of pair-job", role=Role.PERSON)
+    lease = await scene.people.acquire(pool="pair", holder="bo", owner="bo", ttl=HOUR, wait=None)
+    await scene.settle()
+    await scene.people.hold("pair-1", ttl=HOUR, identity=called)
+    await scene.people.release(lease.id, fence=scene.lease(lease.id).fence, identity=BO)
+    await scene.settle()
+    assert scene.environment("pair-1").held_for is None
+    with pytest.raises(Refused, match="it is held by run 2 of pair-job"):
+        await scene.people.release_environment("pair-1", identity=ANNA)
+    wanting(scene)
+    scene.machine_replies["greet"] = FAILS
+    await ended(scene)
+    assert scene.environment("pair-2").held_for == Left(run="2", job="pair-job")
 
 
 # --- disks ---
@@ -192,7 +208,9 @@ async def failed(scene: Virtual) -> str:
 async def test_of_what_it_had_only_the_disks_are_kept(room: Virtual) -> None:
     id = await failed(room)
     assert room.states("environments", id)[-3:] == ["held", "saving", "saved"]
-    assert room.environment(id).held_for == "pair-job"
+    left = room.environment(id).held_for
+    assert left is not None
+    assert left.job == "pair-job"
     await room.later(hours=2)
     assert room.environment(id).state == "gone"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from paddock.core.environment import State
+from paddock.core.environment import Left, State
 from paddock.core.results import Case, Outcome
 from paddock.ports import Tables
 from paddock.web import telling
@@ -108,10 +108,10 @@ async def test_a_run_that_failed_shows_its_failed_tests_first_and_what_differs(c
 
 
 async def test_a_run_whose_environment_is_held_for_it_says_until_when(scene: Scene) -> None:
-    async def told(held_by: str, state: State = State.HELD) -> tuple[str | None, bool]:
+    async def told(held_for: Left | None, state: State = State.HELD) -> tuple[str | None, bool]:
         def hold(tables: Tables) -> None:
             row = need(tables.environments, "two-node-3", "environment")
-            tables.environments.swap(row, replace(row, held_by=held_by, state=state))
+            tables.environments.swap(row, replace(row, held_for=held_for, state=state))
 
         await scene.store.write(hold)
         async with ask(scene, PERSON) as client:
@@ -119,10 +119,10 @@ async def test_a_run_whose_environment_is_held_for_it_says_until_when(scene: Sce
             return answer["held_until"], ", held until " in (await client.get("/runs/110/")).text
 
     environment = await scene.store.read(lambda tables: need(tables.environments, "two-node-3", "environment"))
-    assert await told("anna") == (None, False)
-    assert await told("run 111 of dsvm-migrate") == (None, False)
-    assert await told("run 110 of dsvm-migrate") == (telling.moment(environment.hold_until), True)
-    assert await told("run 110 of dsvm-migrate", State.BROKEN) == (None, False)
+    assert await told(None) == (None, False)
+    assert await told(Left(run="111", job="dsvm-migrate")) == (None, False)
+    assert await told(Left(run="110", job="dsvm-migrate")) == (telling.moment(environment.hold_until), True)
+    assert await told(Left(run="110", job="dsvm-migrate"), State.BROKEN) == (None, False)
 
 
 async def test_the_report_stands_as_it_was_posted(client: httpx.AsyncClient) -> None:

@@ -1,6 +1,5 @@
 """Machines and networks lent as one: the pool that is configured, and its instances."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -190,6 +189,18 @@ class Spec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Left:
+    """What a run left is kept, as its job wants, until a person takes it over."""
+
+    run: str
+    job: str
+
+    def __str__(self) -> str:
+        """As who holds it."""
+        return f"run {self.run} of {self.job}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """One instance of a pool. Its id is `<pool>-<number>`, never used again."""
 
@@ -208,6 +219,8 @@ class Environment:
     """Whether its next cleaning is its last: the machines are destroyed and it is gone."""
     held_by: str = ""
     """Who holds it, or wants to once its lease ends."""
+    held_for: Left | None = None
+    """The run that holds it, or wants to; None: a person or nobody does."""
     hold_ttl: timedelta | None = None
     """Asked for while it is leased: when the lease ends it is held this long instead of being cleaned."""
     hold_until: datetime | None = None
@@ -234,23 +247,10 @@ class Environment:
     """Whether its host may have copies of its disks."""
     version: int = 0
 
-    @property
-    def held_for(self) -> str:
-        """The job that has what its run left kept, and no person yet; empty: there is none."""
-        found = _LEFT.fullmatch(self.held_by)
-        return found["job"] if found else ""
-
 
 LIVE = frozenset(State) - {State.GONE}
 KEPT = frozenset({State.HELD, State.SAVING, State.SAVED})
 """The states of what is kept for a person, whole or its disks alone."""
-
-_LEFT = re.compile(r"run \S+ of (?P<job>\S+)")
-
-
-def left_by(run: str, job: str) -> str:
-    """Who holds what a run left, until a person takes it over."""
-    return f"run {run} of {job}"
 
 
 def move(environment: Environment, signal: Signal, *, now: datetime, reason: str = "") -> Environment:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from paddock.core import environment as environments
 from paddock.core.configuration import Configuration
+from paddock.core.environment import Left
 from paddock.core.run import Run, Verdict
 from paddock.engine.means import need
 from paddock.ports import Tables
@@ -26,9 +27,11 @@ def wish(tables: Tables, configuration: Configuration, run: Run) -> None:
     if environment.hold_ttl is not None or _has_one(tables, run.job):
         return
     pool = configuration.pools.get(environment.pool)
+    left = Left(run=run.id, job=run.job)
     wished = replace(
         environment,
-        held_by=environments.left_by(run.id, run.job),
+        held_by=str(left),
+        held_for=left,
         hold_ttl=ttl if pool is None else min(ttl, pool.hold.longest),
         wants_saving=run.spec.hold_disks and environment.spec is not None,
     )
@@ -36,4 +39,5 @@ def wish(tables: Tables, configuration: Configuration, run: Run) -> None:
 
 
 def _has_one(tables: Tables, job: str) -> bool:
-    return any(one.held_for == job for one in tables.environments.where(state=sorted(environments.KEPT)))
+    kept = tables.environments.where(state=sorted(environments.KEPT))
+    return any(one.held_for is not None and one.held_for.job == job for one in kept)

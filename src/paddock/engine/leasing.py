@@ -381,7 +381,7 @@ def expire(tables: Tables, *, now: datetime) -> None:
 def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str) -> Environment:
     """A held environment is given back: dirty, like everything that was lent."""
     dirty = environments.move(
-        replace(environment, held_by="", hold_until=None, lease="", wants_saving=False),
+        replace(environment, held_by="", held_for=None, hold_until=None, lease="", wants_saving=False),
         environments.Signal.RELEASE,
         now=now,
     )

@@ -174,7 +174,8 @@ class Operating:
             _check_holder(row, identity)
             _check_hold(row, configuration.pools.get(row.pool), ttl, disks=disks)
             wants_saving = row.wants_saving or (disks and row.state is not environments.State.SAVED)
-            row = tables.environments.swap(row, replace(row, wants_saving=wants_saving))
+            # It is a person's from now on, whatever run left it.
+            row = tables.environments.swap(row, replace(row, wants_saving=wants_saving, held_for=None))
             if row.state is environments.State.LEASED:
                 return tables.environments.swap(row, replace(row, held_by=identity.name, hold_ttl=ttl))
             held = environments.hold(row, by=identity.name, ttl=ttl, now=now)
@@ -191,7 +192,8 @@ class Operating:
             row = need(tables.environments, environment, "environment")
             _check_holder(row, identity)
             if row.state is environments.State.LEASED and row.hold_ttl is not None:
-                return tables.environments.swap(row, replace(row, held_by="", hold_ttl=None, wants_saving=False))
+                back = replace(row, held_by="", held_for=None, hold_ttl=None, wants_saving=False)
+                return tables.environments.swap(row, back)
             if row.state not in (environments.State.HELD, environments.State.SAVING, environments.State.SAVED):
                 raise Refused(
                     f"environment {environment}: it is {row.state.value}, not held",
@@ -255,7 +257,7 @@ class Operating:
         def step(tables: Tables) -> Environment:
             row = need(tables.environments, environment, "environment")
             shut = environments.move(
-                replace(row, lease="", held_by="", hold_ttl=None, hold_until=None, wants_saving=False),
+                replace(row, lease="", held_by="", held_for=None, hold_ttl=None, hold_until=None, wants_saving=False),
                 environments.Signal.QUARANTINE,
                 now=now,
                 reason=why,
@@ -448,7 +450,7 @@ def _check_holder(environment: Environment, identity: Identity) -> None:
 
     What a failed run left is there for whoever looks at it first.
     """
-    if environment.held_for and identity.role is Role.PERSON:
+    if environment.held_for is not None and identity.role is Role.PERSON:
         return
     if environment.held_by not in ("", identity.name) and identity.role is not Role.OPERATOR:
         raise Refused(f"environment {environment.id}: it is held by {environment.held_by}")

@@ -410,7 +410,7 @@ def of_run_detail(
 
 def left_until(row: run.Run, had: environment.Environment | None) -> datetime | None:
     """Until when what a run had is held for it; None where it is not, or a person has taken it over."""
-    if had is None or had.state not in environment.KEPT or had.held_by != environment.left_by(row.id, row.job):
+    if had is None or had.state not in environment.KEPT or had.held_for is None or had.held_for.run != row.id:
         return None
     return had.hold_until
 

@@ -55,6 +55,19 @@ def test_rows_of_every_older_version_outlive_the_way_to_the_newest(connection: s
         assert [row | after[name][place] for place, row in enumerate(rows)] == after[name]
 
 
+def test_what_the_words_of_a_holder_said_of_its_run_is_a_field_from_then_on(connection: sa.Connection) -> None:
+    upgrade(connection, "0004")
+    found = sa.MetaData()
+    found.reflect(connection)
+    table = found.tables["environments"]
+    blank = {column.name: _value(column) for column in table.columns}
+    for place, held_by in enumerate(["run 7 of nightly", "anna", ""]):
+        connection.execute(sa.insert(table).values(blank | {"place": place, "id": str(place), "held_by": held_by}))
+    upgrade(connection)
+    told = [row["held_for"] for row in _rows(connection, "environments")]
+    assert told == ['{"run": "7", "job": "nightly"}', None, None]
+
+
 def test_migrating_twice_changes_nothing(database: Sqlite, connection: sa.Connection) -> None:
     migrate(database)
     before = _filled(connection)
