@@ -20,7 +20,7 @@ from paddock.wire import methods
 
 MIB = 1 << 20
 LINE = 32
-CUT = b"shows it now)]\r\n"
+CUT = b"shows what comes now)]\r\n"
 
 
 pytestmark = pytest.mark.slow
@@ -244,7 +244,7 @@ async def test_a_log_that_is_full_says_so_and_has_the_last_of_the_console(
     said = one.output
 
     assert said[: 2 * MIB].count(b"at ") == 2 * MIB // LINE
-    assert said.count(b"2 MiB of this console are here") == 1
+    assert said.count(b"this console is long") == 1
     assert said.endswith(line(6 * MIB - LINE))
     left = 6 * MIB - 2 * MIB - console.ENDING
     found = re.search(rb"\[paddock: (\d+) bytes were not kept here\]\r\n", said)
@@ -252,6 +252,25 @@ async def test_a_log_that_is_full_says_so_and_has_the_last_of_the_console(
     assert int(found[1]) == left
     assert len(said[found.end() :]) == console.ENDING
     assert len(said) < 4 * MIB
+
+
+async def test_a_log_that_is_full_goes_on_with_the_last_of_each_minute(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LIVE", MIB)
+    monkeypatch.setattr(console, "_GLANCE_EVERY", 0.05)
+    speak(machine, MIB)
+    async with following(machine) as one:
+        await one.until(CUT)
+        for minute in range(1, 4):
+            speak(machine, LINE if minute == 3 else MIB)
+            at = (machine / console.FILE).stat().st_size
+            await one.until(line(at - LINE))
+    said = one.output.partition(CUT)[2]
+
+    assert said.count(f"[paddock: {MIB - console.GLANCE} bytes were not kept here]".encode()) == 2
+    assert said.endswith(line(3 * MIB - LINE) + line(3 * MIB)), "of a minute that has little, all"
+    assert len(said) < 3 * console.GLANCE
 
 
 async def test_an_output_is_never_longer_than_a_server_takes(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ METHODS = (
             Param(name="offset", kind=Kind.INTEGER, unit="bytes", default=0, doc="begin at this byte of it"),
             Param(name="seconds", kind=Kind.NUMBER, unit="s", least=0.1, most=30 * DAY, doc="ends it, as a success"),
         ),
-        result="{offset: where a later one goes on}",
+        result="{offset: where a later one goes on, gone: bytes before that which are not in the output}",
     ),
     Method(
         name="machine.type",

@@ -37,12 +37,14 @@ _RATE = 4 << 20  # bytes a second
 _PIECE = 64 << 10
 _LOOK_EVERY = 0.25
 LIVE = 48 << 20
-"""Bytes of one console in one output as they come; then only the last of it, when it is over."""
+"""Bytes of one console in one output as they come; then so much of each minute, and the last of it when it is over."""
+GLANCE = 8 << 10
+_GLANCE_EVERY = 60.0  # seconds
 ENDING = 1 << 20
 _MOST = 64 << 20
 _CUT = (
-    "{size} MiB of this console are here; of what comes now only the last follows, when this ends"
-    " (paddock env console --from {at} shows it now)"
+    f"this console is long: from here on, the last {GLANCE >> 10} KiB of each minute, and of all when this ends"
+    " (paddock env console --from {at} shows what comes now)"
 )
 _TYPE_LIMIT = 5.0  # seconds
 
@@ -85,8 +87,9 @@ class _Following:
             ended = "time"
         except asyncio.CancelledError:
             pass
-        if self._is_cut:
-            await self._ending()
+        # It may say why it ended. Again, if an agent had to stop in between; not for ever.
+        if self._is_cut and self._sink.written + ENDING + _PIECE <= _MOST:
+            await self._last(ENDING)
         return self._sink.outcome(ended, offset=self._at, gone=self._gone)
 
     async def _live(self) -> NoReturn:
@@ -95,17 +98,18 @@ class _Following:
                 await asyncio.sleep(_LOOK_EVERY)
         if not self._is_cut:
             self._is_cut = True
-            await self._say(_CUT.format(size=LIVE >> 20, at=self._at))
+            await self._say(_CUT.format(at=self._at))
+        while self._sink.written < _MOST - 2 * ENDING:
+            await asyncio.sleep(_GLANCE_EVERY)
+            await self._last(GLANCE)
         await asyncio.Event().wait()
         raise AssertionError("nobody sets it")
 
-    async def _ending(self) -> None:
-        """The last of it, which may say why it ended; again, if an agent had to stop in between."""
+    async def _last(self, most: int) -> None:
+        """Of what came meanwhile."""
         end = self._size()
-        if end <= self._at or self._sink.written + ENDING + _PIECE > _MOST:
-            return
-        if end - self._at > ENDING:
-            await self._skip_to(end - ENDING, "were not kept here")
+        if end - self._at > most:
+            await self._skip_to(end - most, "were not kept here")
         while self._at < end and await self._piece(min(_PIECE, end - self._at)):
             pass
 
