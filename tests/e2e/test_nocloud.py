@@ -1,17 +1,21 @@
-"""A real cloud-init in a machine that boots: it takes the seed for its own, and nothing that the agent sees to."""
+"""A real cloud-init and our agent in one machine that boots: both know who it is, and neither undoes the other's."""
 
-import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 
+from paddock.agent.bundle import bundling
+from paddock.agent.bundle.bundled import ARCHIVE
 from paddock.agent.cables import shapes
-from paddock.agent.skills.hypervisor import nocloud, planting
+from paddock.agent.skills.hypervisor import identities, keys, nocloud, planting
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
+from paddock.agent.skills.hypervisor.images import seeding
+from paddock.agent.skills.hypervisor.inside import Channels
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Plan
-from paddock.hands.lines import reachable
+from paddock.core.image import Image
+from paddock.wire.specs import MachineSpec, Peer
 from tools import cloudimage, guest
 from tools.maven import Unavailable
 
@@ -19,34 +23,23 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LIMIT = timedelta(minutes=10)
 INSTANCE = "0c0ffee1"
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 lab-1"
-MAC, ADDRESS = "52:54:00:12:34:56", "192.168.80.10/24"
-TELL = """\
-exec > /dev/ttyS0 2>&1
-echo
+NAME = f"paddock-{INSTANCE}-lab-1-web"
+MIB = 1 << 20
+CARD = Card(mac="52:54:00:12:34:56", netdev="", address="192.168.80.10/24")
+ASK = """\
+cloud-init status --wait > /dev/null || true
 echo "instance=$(cat /var/lib/cloud/data/instance-id)"
 echo "source=$(cut -d: -f2 /var/lib/cloud/instance/datasource)"
-echo "name=$(hostname)"
-echo "logins=$(cat /root/.ssh/authorized_keys)"
-echo "host keys=$(ls /etc/ssh | grep -c ssh_host)"
-echo "peers=$(grep -c 192.168.80.11 /etc/hosts)"
-echo "networks=$(grep -l {mac} /etc/systemd/network/*cloud-init*)"
-echo "addresses=$(grep -h Address={address} /etc/systemd/network/*cloud-init*)"
 echo "invalid=$(grep -c 'Invalid cloud-config' /var/log/cloud-init.log)"
-echo over
+echo "name=$(hostname) $(cat /etc/hostname)"
+echo "logins=$(grep -c ssh-ed25519 /root/.ssh/authorized_keys) $(grep -v '^#' /root/.ssh/authorized_keys | sort -u)"
+echo "hosts=$(grep -c ' db$' /etc/hosts)"
+echo "host keys=$(ls /etc/ssh | grep ssh_host | tr '\\n' ' ')"
+echo "host key=$(cat /etc/ssh/ssh_host_ed25519_key.pub)"
+echo "machine=$(cat /etc/machine-id)"
+echo "addresses=$(grep -h ^Address= /etc/systemd/network/*cloud-init* /etc/systemd/network/*paddock* | sort -u)"
+echo "disks=$(cd /sys/block && echo vd*)"
 """
-"""What its cloud-init runs last, and what became of all else by then."""
-EXPECTED = {
-    "instance": f"paddock-{INSTANCE}-lab-1-web.7",
-    "source": " DataSourceNoCloud [seed=/dev/vdb1][dsmode=net]",
-    "name": "web",
-    "logins": KEY,
-    "host keys": "0",
-    "peers": "1",
-    "networks": "/etc/systemd/network/10-cloud-init-enp0s16.network",
-    "addresses": f"Address={ADDRESS}",
-    "invalid": "0",
-}
 
 
 @pytest.fixture
@@ -60,53 +53,61 @@ def disk(tmp_path: Path) -> Disk:
     return Disk(name=SYSTEM, path=place, format="qcow2")
 
 
-async def test_cloud_init_is_who_the_seed_says(disk: Disk, tmp_path: Path) -> None:
+async def test_cloud_init_and_the_agent_know_the_same_machine(disk: Disk, tmp_path: Path) -> None:
     directory = tmp_path / "machine"
     directory.mkdir(mode=0o700)
-    name = f"paddock-{INSTANCE}-lab-1-web"
-    told = {
-        "bootcmd": ["echo 192.168.80.11 db >> /etc/hosts"],
-        "runcmd": [["sh", "-c", TELL.format(mac=MAC, address=ADDRESS)]],
-    }
+    host, login = await keys.pair("web"), await keys.pair("lab-1")
+    # In an image of ours the agent is there already; here it comes by what a host's own user data can do.
+    user_data = "#cloud-config\n" + json.dumps({"runcmd": [["sh", "-c", seeding.install()]]})
     facts = shapes.Facts(
-        name=name,
+        name=NAME,
         hostname="web",
-        cards=(shapes.Card(mac=MAC, address=ADDRESS),),
-        keys=(KEY,),
-        user_data="#cloud-config\n" + yaml.safe_dump(told),
+        cards=(shapes.Card(mac=CARD.mac, address=CARD.address),),
+        keys=(login.public,),
+        user_data=user_data,
     )
-    planting.plant(directory / "seed", nocloud.files(facts, fence=7))
+    planting.plant(directory / "seed", {**nocloud.files(facts, fence=7), ARCHIVE: bundling.archive()})
     plan = Plan(
-        name=name,
+        name=NAME,
         directory=directory,
-        memory=512 << 20,
+        memory=512 * MIB,
         vcpus=1,
         disks=[disk],
-        cards=[Card(mac=MAC, netdev="", address=ADDRESS)],
+        cards=[CARD],
         seed=directory / "seed",
     )
-    driver = Qemu(tmp_path, instance=INSTANCE)
+    peers = (Peer(machine="db", addresses=("192.168.80.11/24",)),)
+    wake = identities.of_machine(
+        environment="lab-1",
+        machine="web",
+        fence=7,
+        spec=MachineSpec(image=(Image(name="cloud", path="/srv/cloud"),), memory=512 * MIB, peers=peers),
+        cards=plan.cards,
+        host=host,
+        login=login,
+        env={},
+    )
+    driver, said = Qemu(tmp_path, instance=INSTANCE), list[bytes]()
     try:
         await driver.boot(plan)
-        said = await _said(directory)
+        async with Channels().inside(directory) as inside:
+            await inside.parked(LIMIT)
+            await inside.wake(wake, LIMIT)
+            assert await inside.run(ASK, interpreter="/bin/sh", env={}, limit=LIMIT, output=said.append) == 0
     finally:
-        await driver.end(directory, name)
+        await driver.end(directory, NAME)
 
-    assert {name: said[name] for name in said if name in EXPECTED} == EXPECTED
-
-
-async def _said(directory: Path) -> dict[str, str]:
-    """What its serial line says until its commands are over: what stands behind each name."""
-    with reachable(directory / "console") as address:
-        reader, writer = await asyncio.open_unix_connection(address)
-    said: dict[str, str] = {}
-    try:
-        async with asyncio.timeout(LIMIT.total_seconds()):
-            while line := await reader.readline():
-                name, _, value = line.decode("utf-8", "replace").strip().partition("=")
-                said[name] = value
-                if name == "over":
-                    break
-    finally:
-        writer.close()
-    return said
+    told = dict(line.split("=", 1) for line in b"".join(said).decode().splitlines())
+    assert told == {
+        "instance": f"{NAME}.7",
+        "source": " DataSourceNoCloud [seed=/dev/vdb1][dsmode=net]",
+        "invalid": "0",
+        "name": "web web",
+        "logins": f"2 {login.public}",  # each has written it, and the agent's are marked as such
+        "hosts": "1",
+        "host keys": "ssh_host_ed25519_key ssh_host_ed25519_key.pub ",
+        "host key": host.public,
+        "machine": wake.machine_id,
+        "addresses": f"Address={CARD.address}",
+        "disks": "vda vdb",
+    }
