@@ -62,6 +62,8 @@ class Desk:
         self.takes_output = True
         self.lose_answers = False
         self.answers_hello = True
+        self.unheard = 0
+        """So many hellos that are not answered, as if who says them hung from then on."""
         self.heartbeat = timedelta(seconds=5)
         self.drops_at_once = False
         self.retry_after: object = None
@@ -206,7 +208,8 @@ class Desk:
             await connection.send(session.answer(refused, now()))
             return
         self.hellos.append(hello)
-        if not self.answers_hello:
+        if not self.answers_hello or self.unheard:
+            self.unheard = max(0, self.unheard - 1)
             self._changed.set()
             return
         name = f"{relay.environment}/{relay.machine}" if relay else "host"

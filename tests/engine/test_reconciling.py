@@ -147,6 +147,37 @@ async def test_a_free_machine_whose_agent_is_silent_past_the_grace_is_made_anew(
     assert [(one.id, one.state) for one in scene.living()] == [("vm-2", "ready")]
 
 
+async def test_one_that_never_said_hello_is_made_anew_past_the_grace_and_lent_to_who_waits(scene: Virtual) -> None:
+    _stocked(scene, max=1)
+    scene.machines_come_by_themselves = False
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [_listed("vm-1", state="away")]}))
+    lease = await scene.acquire("vm")
+    assert [(one.id, one.state) for one in scene.living()] == [("vm-1", "ready")]
+    scene.machines_come_by_themselves = True
+    await scene.later(minutes=4)
+    assert scene.lease(lease.id).state == "queued"
+    await scene.later(minutes=1)
+    assert [command.environment for command in scene.orders("machine.destroy")] == ["vm-1"]
+    assert scene.lease(lease.id).environment == "vm-2"
+
+
+async def test_one_that_hangs_while_somebody_has_it_is_not_lent_again(scene: Virtual) -> None:
+    _stocked(scene, max=1)
+    await scene.settle()
+    lease = await scene.acquire("vm")
+    await scene.machine("node", "vm-1").leave()
+    _listing(scene, state="away")
+    await scene.later(minutes=6)
+    assert scene.lease(lease.id).state == "granted"
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    assert [command.fence for command in scene.orders("machine.clean")] == [scene.environment("vm-1").fence]
+    waiting = await scene.acquire("vm")
+    assert scene.lease(waiting.id).state == "queued"
+    await scene.later(minutes=6)
+    assert scene.lease(waiting.id).environment == "vm-2"
+
+
 async def test_one_that_comes_back_in_time_is_lent_on(scene: Virtual) -> None:
     scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools={"vm": replace(VM, min_ready=1)})
     await scene.settle()
@@ -164,8 +195,11 @@ def _stocked(scene: Virtual, **rest: Any) -> None:
 
 
 def _listing(scene: Virtual, *, state: str) -> None:
-    listed = {"environment": "vm-1", "machine": "node", "fence": 1, "state": state}
-    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [listed]}))
+    scene.carrier("vm-1").on("machine.list", Reply(result={"machines": [_listed("vm-1", state=state)]}))
+
+
+def _listed(environment: str, *, state: str) -> dict[str, Any]:
+    return {"environment": environment, "machine": "node", "fence": 1, "state": state}
 
 
 async def test_a_free_one_whose_machine_is_silent_is_not_lent_and_who_waits_is_told_why(scene: Virtual) -> None:

@@ -13,7 +13,7 @@ from paddock.core import host as hosts
 from paddock.core import lease as leases
 from paddock.core.agent import Agent, Kind
 from paddock.core.command import Command
-from paddock.core.environment import Environment
+from paddock.core.environment import Environment, Spec
 from paddock.core.host import Host
 from paddock.core.machine import Size
 from paddock.core.run import Verdict
@@ -39,6 +39,8 @@ class Attending:
                 return True
             case Agent(kind=Kind.MACHINE, session=session):
                 return not session
+            case Environment(state=environments.State.READY, spec=Spec()):
+                return True  # a machine of it may not have been heard at all, and then nothing else ever tells
             case Command(method=reconciling.LIST, is_open=False):
                 return True
             case _:

@@ -353,7 +353,7 @@ async def test_a_machine_that_dies_before_the_server_heard_it_is_made_anew(rig: 
 
 async def test_one_that_always_dies_fails_and_leaves_nothing(rig: Rig) -> None:
     rig.driver.misbehave("boot", Woe.VANISH, times=9)
-    with pytest.raises(Broken, match="dies again and again"):
+    with pytest.raises(Broken, match="dies before the server hears its agent, 3 times"):
         await rig.ask("machine.build", spec=spec(start=Start.BOOT))
     assert not rig.directory().exists()
     assert not rig.host.machines
@@ -384,8 +384,35 @@ async def test_a_machine_whose_hello_the_server_does_not_answer_fails(
 ) -> None:
     monkeypatch.setattr(machines, "_ANSWERED_LIMIT", timedelta(seconds=0.2))
     rig.desk.answers_hello = False
-    with pytest.raises(Broken, match="the server does not hear its agent"):
+    with pytest.raises(Broken, match="it is up, and the server does not hear its agent, 3 times in a row"):
         await rig.ask("machine.build", spec=spec())
+    assert not rig.directory().exists()
+    assert not rig.host.machines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["machine.build", "machine.clean"])
+async def test_a_machine_that_runs_and_hangs_before_the_server_heard_it_is_made_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(machines, "_ANSWERED_LIMIT", timedelta(seconds=0.5))
+    rig.desk.unheard = 1
+    await rig.ask(method, fence=2, spec=spec(start=Start.BOOT))
+    assert sum(call.startswith("boot") for call in rig.driver.calls) == 2
+    assert [one.name for one in await rig.driver.running(Layout.of(rig.root).instance)] == [rig.record()["name"]]
+
+
+@pytest.mark.slow
+async def test_one_that_hung_before_its_host_was_asked_again_is_made_anew(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.ask("machine.build", spec=spec(start=Start.BOOT))
+    monkeypatch.setattr(machines, "_ANSWERED_LIMIT", timedelta(seconds=0.5))
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    rig.desk.unheard = 1
+    async with again.open():
+        await again.ask("machine.build", spec=spec(start=Start.BOOT))
+        assert sum(call.startswith("boot") for call in again.driver.calls) == 1
 
 
 async def test_what_nobody_owns_is_ended_at_the_next_start(rig: Rig, tmp_path: Path) -> None:

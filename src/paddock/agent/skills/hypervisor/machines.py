@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 _ANSWERED_LIMIT = timedelta(seconds=60)
 """Until the server, if it is there, has answered the hello of a machine that is awake."""
 _ATTEMPTS = 3
-"""A machine whose process is gone before the server has heard it is made anew; not for ever."""
+"""A machine that dies or hangs before the server has heard it is made anew; not for ever."""
 Key = tuple[str, str]
 
 
@@ -117,17 +117,19 @@ class Machines:
     async def _ensure(
         self, call: Call, spec: MachineSpec, machine: Machine | None, began: float, *, ended: int = 0
     ) -> Outcome:
-        """A machine that the server hears; one that dies before that is made anew."""
+        """A machine that the server hears; one that dies before that, or hangs, is made anew."""
+        why = ""
         for _ in range(_ATTEMPTS):
             if machine is None:
                 machine = await self._make(call, spec)
             machine.raise_fence(call.fence)
-            if await self._is_heard(machine):
+            why = await self._unheard(machine)
+            if not why:
                 return _made(machine, began, ended)
-            _log.warning("a machine died before the server heard it", extra={"machine": machine.record.name})
+            _log.warning("a machine is made anew", extra={"machine": machine.record.name, "why": why})
             await self._remove(machine)
             machine = None
-        raise Broken(f"{call.text('machine')}: dies again and again before the server hears its agent")
+        raise Broken(f"{call.text('machine')}: {why}, {_ATTEMPTS} times in a row")
 
     async def _make(self, call: Call, spec: MachineSpec) -> Machine:
         key = _key(call)
@@ -154,14 +156,14 @@ class Machines:
             raise
         return machine
 
-    async def _is_heard(self, machine: Machine) -> bool:
-        """Once the server has answered its hello, however long it is away; False if its process is gone before."""
+    async def _unheard(self, machine: Machine) -> str:
+        """Empty once the server has answered its hello, however long that is away; else why it never will."""
         known = machine.record
         self._hold((known.environment, known.machine), machine)
         try:
-            return await machine.heard(_ANSWERED_LIMIT)
+            return "" if await machine.heard(_ANSWERED_LIMIT) else "dies before the server hears its agent"
         except TimeoutError:
-            raise Broken(f"{known.machine}: it is up, and the server does not hear its agent") from None
+            return "it is up, and the server does not hear its agent"
 
     # Going
 
