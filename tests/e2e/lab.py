@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,6 +179,12 @@ class Lab:
         """As the agent inside said it in its last hello; empty while it is away."""
         agent = self.house.get(f"agents/{lent.machines[machine]['agent']}")
         return str(agent["boot_id"]) if agent["connected"] else ""
+
+    def ledger(self, lent: Lent, machine: str) -> str:
+        """Which ledger the agent inside said in its last hello that it keeps."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.house.state}/paddock.sqlite?mode=ro", uri=True)) as rows:
+            (found,) = rows.execute("SELECT ledger FROM agents WHERE id = ?", [lent.machines[machine]["agent"]])
+        return str(found[0])
 
     def booted(self, lent: Lent, machine: str, *, after: str) -> str:
         """Its boot id, once it is another one."""
