@@ -1,4 +1,4 @@
-"""The store that an environment was made in, for MACs; what is there already keeps those that it has."""
+"""In which store an environment was made; those that are there keep their MACs."""
 
 import sqlalchemy as sa
 from alembic import op

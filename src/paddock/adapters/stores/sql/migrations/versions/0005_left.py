@@ -1,4 +1,4 @@
-"""For which run an environment is held: until now that stood in the words of who holds it."""
+"""For which run an environment is held, which stood in the words of who holds it."""
 
 import json
 import re
