@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from paddock.core import command
+from paddock.core.host import Stored
 from paddock.ports import Tables
 from tests.web.conftest import HTML, ask
 from tests.web.lab import HOSTILE, picture
@@ -186,6 +187,17 @@ async def test_what_is_booked_on_a_host_is_drawn(scene: Scene) -> None:
     text = await page(scene, "/hosts")
     assert 'aria-label="memory: 7.0 GiB of 64.0 GiB"' in text
     assert 'aria-label="vcpus: 7 of 16"' in text
+
+
+async def test_what_of_a_hosts_disk_images_and_templates_take_is_told(scene: Scene) -> None:
+    assert "of the disk images" not in await page(scene, "/hosts")
+
+    def count(tables: Tables) -> None:
+        for host in tables.hosts.where():
+            tables.hosts.swap(host, replace(host, stored=Stored(images=3 << 30, templates=1 << 29)))
+
+    await scene.store.write(count)
+    assert "of the disk images 3.0 GiB, templates 512 MiB" in await page(scene, "/hosts")
 
 
 async def test_a_console_stands_among_the_logs_of_its_run_closed_and_neither_good_nor_bad(scene: Scene) -> None:
