@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import guest
+from tests.e2e.guest import Guest, running
 from tools import gerrit as tool
 from tools.guest import Image
 from tools.maven import Unavailable
+
+DISKS = {"blank-1": "512M", "SAFE": "200M", "GROWS": "200M", "OURS": "100M"}
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +33,13 @@ def guest_image() -> Image:
         return guest.shared_image()
     except Unavailable as exc:
         pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def common_guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """One that is up, for all who leave it as good as they found it. Its disks are called for who uses them."""
+    with running(tmp_path_factory.mktemp("common") / "guest", guest_image, disks=DISKS) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -243,7 +243,7 @@ class Guest:
         console = f"file,id=console,path={self.directory / 'console.log'},append=on"
         command = [
             *(QEMU, "-accel", f"tcg,thread=multi,tb-size={TRANSLATED}", "-machine", "pc", "-cpu", "max,la57=off"),
-            *("-smp", "2", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-smp", "1", "-m", "512", "-nodefaults", "-no-user-config", "-display", "none"),
             *("-uuid", self.uuid, "-name", self.directory.name, "-device", "virtio-rng-pci"),
             *("-kernel", str(self.image.kernel), "-initrd", str(self.image.initrd), "-append", words),
             *("-chardev", console, "-serial", "chardev:console"),

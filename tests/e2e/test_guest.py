@@ -1,21 +1,19 @@
 """The guest that other tests use: it boots, it is a machine of its own, and it ends when it is told."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.guest import Guest, running
+from tests.e2e.guest import Guest
 from tools.guest import Image
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.fixture(scope="module")
-def guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with running(tmp_path_factory.mktemp("guest"), guest_image, disks={"blank-1": "512M"}) as started:
-        yield started
+@pytest.fixture
+def guest(common_guest: Guest) -> Guest:
+    return common_guest
 
 
 def test_a_command_runs_as_root_in_a_debian_with_systemd(guest: Guest) -> None:

@@ -3,14 +3,12 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.guest import Guest
-from tools.guest import Image
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -80,12 +78,10 @@ Delegate=yes
 
 
 @pytest.fixture(scope="module")
-def guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with Guest(tmp_path_factory.mktemp("guest") / "limits", guest_image) as made:
-        made.start()
-        made.run("mkdir -p /opt/src && tar -x -C /opt/src", stdin=_packed(SOURCE / "paddock"))
-        made.write("/opt/agent.py", AGENT)
-        yield made
+def guest(common_guest: Guest) -> Guest:
+    common_guest.run("mkdir -p /opt/src && tar -x -C /opt/src", stdin=_packed(SOURCE / "paddock"))
+    common_guest.write("/opt/agent.py", AGENT)
+    return common_guest
 
 
 def _packed(package: Path) -> bytes:

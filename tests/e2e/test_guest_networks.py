@@ -3,7 +3,6 @@
 import re
 import shlex
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,7 @@ from paddock.agent.skills.hypervisor.networks import rules
 from paddock.agent.skills.hypervisor.networks.record import Record, Wired
 from paddock.core.machine import Nic
 from paddock.wire.specs import NetworkSpec
-from tests.e2e.guest import Guest, running
-from tools.guest import Image
+from tests.e2e.guest import Guest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 INSTANCE = "0a1b2c3d"
@@ -43,8 +41,9 @@ def shaped(guest: Guest, network: NetworkSpec) -> str:
     return tap.name
 
 
-def test_a_card_is_as_slow_as_its_network(guest_image: Image, tmp_path: Path) -> None:
-    with running(tmp_path, guest_image) as guest:
+def test_a_card_is_as_slow_as_its_network(common_guest: Guest) -> None:
+    guest = common_guest
+    try:
         shaped(guest, NetworkSpec(name="slow", latency=timedelta(milliseconds=150)))
         said = guest.run("busybox ping -c 4 10.9.0.2")
         assert all(float(found) >= 150 for found in re.findall(r"seq=[1-9]\S* .*time=([\d.]+)", said))
@@ -65,3 +64,5 @@ def test_a_card_is_as_slow_as_its_network(guest_image: Image, tmp_path: Path) ->
         got, seconds = guest.until("grep . /tmp/taken", limit=90).split()
         assert int(got) == 1 << 20
         assert 1.5 < float(seconds) < 60
+    finally:
+        guest.run("ip netns del m")

@@ -7,7 +7,6 @@ import io
 import json
 import sysconfig
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 
 from tests.agent.room import CHILD
 from tests.e2e.guest import Guest
-from tools.guest import Image
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,13 +22,10 @@ SITE = Path(sysconfig.get_path("purelib"))
 
 
 @pytest.fixture(scope="module")
-def guest(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    disks = {"SAFE": "200M", "GROWS": "200M", "OURS": "100M"}
-    with Guest(tmp_path_factory.mktemp("guest") / "skills", guest_image, disks=disks) as made:
-        made.start()
-        made.run("mkdir -p /opt/src && tar -xz -C /opt/src", stdin=_packed())
-        made.write("/opt/child.py", CHILD)
-        yield made
+def guest(common_guest: Guest) -> Guest:
+    common_guest.run("mkdir -p /opt/src && tar -xz -C /opt/src", stdin=_packed())
+    common_guest.write("/opt/child.py", CHILD)
+    return common_guest
 
 
 def _packed() -> bytes:

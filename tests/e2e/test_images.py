@@ -38,6 +38,7 @@ from paddock.core.image import Image as Configured
 from paddock.core.machine import Size
 from tests.agent.hypervisor.test_rootless import left_behind
 from tests.agent.hypervisor.test_rootless_guests import served
+from tests.e2e.seeded import assert_both_know_it
 from tools import cloudimage
 from tools.guest import Image
 from tools.maven import Unavailable
@@ -352,7 +353,7 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 
 async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
-    yard: Yard, cloud: Path, serve: Callable[[Path], str], page: int
+    yard: Yard, cloud: Path, serve: Callable[[Path], str], page: int, tmp_path: Path
 ) -> None:
     _Cutting.cuts, _Cutting.asked = [50 * MIB], []
     digest = hashlib.sha256(await asyncio.to_thread(cloud.read_bytes)).hexdigest()
@@ -380,5 +381,7 @@ async def test_a_cloud_image_is_downloaded_and_entered_by_its_cloud_init(
     assert "hello from a file" in yard.said
     assert "keys: none" in yard.said
     assert "page for /cloud" in yard.said
-    assert yard.images.volume(leaf).is_dir()
     assert await yard.is_clean()
+
+    volume = yard.images.volume(leaf)
+    await assert_both_know_it(yard.driver, yard.disks, volume, tmp_path, instance=yard.layout.instance)

@@ -1,29 +1,19 @@
-"""A real cloud-init and our agent in one machine that boots: both know who it is, and neither undoes the other's."""
+"""A machine of an image that has cloud-init, booted with its seed: both it and our agent know who it is."""
 
-import json
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
-
-from paddock.agent.bundle import bundling
-from paddock.agent.bundle.bundled import ARCHIVE
 from paddock.agent.cables import shapes
 from paddock.agent.skills.hypervisor import identities, keys, nocloud, planting
+from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
-from paddock.agent.skills.hypervisor.images import seeding
 from paddock.agent.skills.hypervisor.inside import Channels
-from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Plan
+from paddock.agent.skills.hypervisor.ports import Card, Plan
 from paddock.core.image import Image
+from paddock.core.machine import uniform
 from paddock.wire.specs import MachineSpec, Peer
-from tools import cloudimage, guest
-from tools.maven import Unavailable
-
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LIMIT = timedelta(minutes=10)
-INSTANCE = "0c0ffee1"
-NAME = f"paddock-{INSTANCE}-lab-1-web"
 MIB = 1 << 20
 CARD = Card(mac="52:54:00:12:34:56", netdev="", address="192.168.80.10/24")
 ASK = """\
@@ -42,37 +32,20 @@ echo "disks=$(cd /sys/block && echo vd*)"
 """
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Disk:
-    try:
-        source = cloudimage.image()
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-    place = tmp_path / "system.qcow2"
-    guest.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(source), str(place))
-    return Disk(name=SYSTEM, path=place, format="qcow2")
-
-
-async def test_cloud_init_and_the_agent_know_the_same_machine(disk: Disk, tmp_path: Path) -> None:
-    directory = tmp_path / "machine"
-    directory.mkdir(mode=0o700)
+async def assert_both_know_it(driver: Qemu, disks: Files, volume: Path, directory: Path, *, instance: str) -> None:
+    """Boot a clone of an image in this empty directory, and ask inside."""
+    name = uniform(instance, "lab-1", "web")
     host, login = await keys.pair("web"), await keys.pair("lab-1")
-    # In an image of ours the agent is there already; here it comes by what a host's own user data can do.
-    user_data = "#cloud-config\n" + json.dumps({"runcmd": [["sh", "-c", seeding.install()]]})
-    facts = shapes.Facts(
-        name=NAME,
-        hostname="web",
-        cards=(shapes.Card(mac=CARD.mac, address=CARD.address),),
-        keys=(login.public,),
-        user_data=user_data,
-    )
-    planting.plant(directory / "seed", {**nocloud.files(facts, fence=7), ARCHIVE: bundling.archive()})
+    cards = (shapes.Card(mac=CARD.mac, address=CARD.address),)
+    facts = shapes.Facts(name=name, hostname="web", cards=cards, keys=(login.public,))
+    planting.plant(directory / "seed", nocloud.files(facts, fence=7))
+    await disks.clone(volume, directory / "disks")
     plan = Plan(
-        name=NAME,
+        name=name,
         directory=directory,
         memory=512 * MIB,
         vcpus=1,
-        disks=[disk],
+        disks=await disks.disks(directory / "disks"),
         cards=[CARD],
         seed=directory / "seed",
     )
@@ -87,7 +60,7 @@ async def test_cloud_init_and_the_agent_know_the_same_machine(disk: Disk, tmp_pa
         login=login,
         env={},
     )
-    driver, said = Qemu(tmp_path, instance=INSTANCE), list[bytes]()
+    said = list[bytes]()
     try:
         await driver.boot(plan)
         async with Channels().inside(directory) as inside:
@@ -95,11 +68,12 @@ async def test_cloud_init_and_the_agent_know_the_same_machine(disk: Disk, tmp_pa
             await inside.wake(wake, LIMIT)
             assert await inside.run(ASK, interpreter="/bin/sh", env={}, limit=LIMIT, output=said.append) == 0
     finally:
-        await driver.end(directory, NAME)
+        await driver.end(directory, name)
+        await disks.remove(directory / "disks")
 
     told = dict(line.split("=", 1) for line in b"".join(said).decode().splitlines())
     assert told == {
-        "instance": f"{NAME}.7",
+        "instance": f"{name}.7",
         "source": " DataSourceNoCloud [seed=/dev/vdb1][dsmode=net]",
         "invalid": "0",
         "name": "web web",
