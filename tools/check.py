@@ -3,12 +3,15 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Measured apart because their speed is architecture: a slow one is an I/O leak or a hidden clock.
 PURE = ("tests/core", "tests/wire")
+AT_ONCE = 2
+"""The types take as long as the tests, and one processor."""
 FAST = ("-m", "not slow and not e2e", "-q", "--no-header")
 
 
@@ -65,10 +68,10 @@ def tell(outcome: Outcome) -> None:
 def main() -> int:
     begun = time.monotonic()
     outcomes = []
-    for part in parts():
-        outcome = carry_out(part)
-        tell(outcome)
-        outcomes.append(outcome)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for outcome in pool.map(carry_out, parts()):
+            tell(outcome)
+            outcomes.append(outcome)
     failed = [outcome for outcome in outcomes if outcome.code != 0]
     for outcome in failed:
         print(f"\n---- {outcome.part.name} ({' '.join(outcome.part.command)})\n{outcome.output}")

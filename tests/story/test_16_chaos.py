@@ -61,23 +61,15 @@ def acts_of(result: dict[str, Any]) -> set[str]:
     return set(result["acts"])
 
 
-@pytest.mark.timeout(300)
-def test_a_thousand_commands_are_neither_lost_nor_repeated(tmp_path: Path) -> None:
-    result = assert_it_holds(tmp_path / "chaos", "--commands", "1000", "--seed", "1", limit=280)
-    assert result["commands"] == 1000
-    # A keeper is killed only where one is found, and the agent where it lives just then.
-    assert acts_of(result) >= ALWAYS - {"kill -9 of a keeper", "kill -9 of the agent"}
-    assert result["states"]["complete"] > 500
+@pytest.mark.timeout(900)
+def test_five_thousand_commands_are_neither_lost_nor_repeated(tmp_path: Path) -> None:
+    """docs/agent.md says how to make it ten thousand, or another seed."""
+    result = assert_it_holds(tmp_path / "chaos", "--commands", "5000", "--seed", "10", limit=880)
+    assert result["commands"] == 5_000
+    assert acts_of(result) | set(result["left_out"]) >= ALWAYS | NEEDS_A_ROOM
+    assert result["states"]["complete"] > 2500
     assert result["given_again"] > 0
     assert result["said_again"] > 0
-
-
-@pytest.mark.timeout(900)
-def test_ten_thousand_commands_are_neither_lost_nor_repeated(tmp_path: Path) -> None:
-    result = assert_it_holds(tmp_path / "chaos", "--commands", "10000", "--seed", "10", limit=880)
-    assert result["commands"] == 10_000
-    assert acts_of(result) | set(result["left_out"]) >= ALWAYS | NEEDS_A_ROOM
-    assert result["states"]["complete"] > 5000
 
 
 @pytest.mark.timeout(120)
