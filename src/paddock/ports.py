@@ -203,11 +203,23 @@ class Chance(Protocol):
         """A number from 0 to below 1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Away:
+    """Since when a forge is not heard, and why."""
+
+    since: datetime
+    why: str
+
+
 class Forge(Protocol):
     """Where changes come from and reports go to. Real: adapters.forges. Test: testing.FakeForge."""
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def away(self) -> Away | None:
+        """None while it is heard."""
 
     async def listen(self, hear: Callable[[Sequence[Heard]], Awaitable[None]], *, since: int | None = None) -> None:
         """Hear until cancelled; reconnects by itself. `hear` answers when the lines are durable; lines wait for it.

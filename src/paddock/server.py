@@ -17,7 +17,6 @@ import uvicorn
 from paddock.adapters.archives.directory import DirectoryArchive
 from paddock.adapters.chances.system import SystemChance
 from paddock.adapters.clocks.system import SystemClock
-from paddock.adapters.forges.gerrit import GerritForge
 from paddock.adapters.forges.replay import ReplayForge
 from paddock.adapters.links.hub import Hub
 from paddock.adapters.links.sockets import Frames, Requests, bound
@@ -138,7 +137,7 @@ class Server:
         away = {
             f"forge {name}": f"not heard since {forge.away.since:%Y-%m-%d %H:%M:%S} UTC: {forge.away.why}"
             for name, forge in self._forges.items()
-            if isinstance(forge, GerritForge) and forge.away is not None
+            if forge.away is not None
         }
         return {**broken, **away, **self._ailing}
 
@@ -289,6 +288,9 @@ def forges_of(configuration: Configuration, state: Path, clock: Clock, chance: C
         if settings.kind is ForgeKind.REPLAY:
             made[name] = ReplayForge(name=name, file=Path(settings.file), state=state, clock=clock)
         elif settings.ssh is not None:
+            # Its ssh is a tenth of what the server takes to start.
+            from paddock.adapters.forges.gerrit import GerritForge
+
             made[name] = GerritForge(name=name, ssh=settings.ssh, clock=clock, chance=chance)
     return made
 

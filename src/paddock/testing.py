@@ -29,7 +29,7 @@ from paddock.core.report import Report
 from paddock.core.results import Results
 from paddock.core.round import Round
 from paddock.core.run import Run
-from paddock.ports import R, Scalar, T, Tables, Touched
+from paddock.ports import Away, R, Scalar, T, Tables, Touched
 
 __all__ = ["FakeChance", "FakeClock", "FakeForge", "FakeLinks", "MemoryArchive", "MemoryStore"]
 
@@ -591,6 +591,10 @@ class FakeForge:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def away(self) -> Away | None:
+        return None
 
     def say(self, raw: str) -> None:
         """The stream's next line, as it is."""

@@ -21,7 +21,7 @@ from paddock.core.event import Change, Event, Heard
 from paddock.core.heard import gap, understand
 from paddock.core.report import Report
 from paddock.hands import faults
-from paddock.ports import Chance, Clock
+from paddock.ports import Away, Chance, Clock
 from paddock.wire.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,6 @@ class Patience:
     settle: timedelta = timedelta(seconds=1)
     """How long a new stream has to stay open before it counts as heard, if it says nothing."""
     backoff: Backoff = field(default_factory=Backoff)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Away:
-    """Since when the stream is not heard, and why."""
-
-    since: datetime
-    why: str
 
 
 class GerritForge:

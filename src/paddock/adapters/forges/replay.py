@@ -17,7 +17,7 @@ from paddock.core.event import Change, Event, Heard
 from paddock.core.heard import understand
 from paddock.core.report import Report
 from paddock.hands import faults
-from paddock.ports import Clock
+from paddock.ports import Away, Clock
 
 BATCH = 100
 """Lines that are heard at a time."""
@@ -39,6 +39,10 @@ class ReplayForge:
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def away(self) -> Away | None:
+        return None
 
     def understand(self, heard: Heard) -> Event:
         return understand(heard)
