@@ -9,7 +9,7 @@ import pytest
 from paddock.core.environment import Left, State
 from paddock.core.results import Case, Outcome
 from paddock.ports import Tables
-from paddock.web import telling
+from paddock.web import pages, telling
 from paddock.web.reading import need
 from tests.web.conftest import HTML, ask
 from tests.web.scene import HOSTILE, OPERATOR, PERSON, Scene, make
@@ -247,3 +247,8 @@ async def test_a_server_that_is_drained_says_so_and_is_well(scene: Scene) -> Non
         assert "No new run is started" in (await client.get("/", headers=HTML)).text
         answer = await client.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"healthy": True, "draining": True, "reasons": {}})
+
+
+def test_every_template_can_be_compiled() -> None:
+    templates = pages._templates()
+    assert [templates.get_template(name).name for name in templates.list_templates()]

@@ -471,7 +471,7 @@ def _address(name: str) -> str:
 
 @cache
 def _templates() -> Environment:
-    """All templates, compiled before the first page is asked for."""
+    """Each is compiled when its first page is asked for: all of them would take a quarter of the server's start."""
     templates = Environment(
         loader=PackageLoader("paddock.web"),
         autoescape=True,
@@ -491,8 +491,6 @@ def _templates() -> Environment:
         words=words,
         static=_address,
     )
-    for name in templates.list_templates():
-        templates.get_template(name)
     return templates
 
 
