@@ -157,6 +157,8 @@ async def test_the_namespace_has_its_own_interfaces_and_no_way_out(networks: Roo
     name = uniform(INSTANCE, "e1")
 
     assert {str(link["ifname"])[:1] for link in ip("-n", name, "link")} == {"l", "b", "p"}
+    told = sorted(str(link["ifalias"]) for link in ip("-n", name, "link") if link["ifname"] != "lo")
+    assert told == [f"{name}-a", f"{name}-left"], "their names are too short to say whose they are"
     assert ip("-n", name, "route", "show", "default") == []
     # It is there, as the frame that asks for it hears.
     arp = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + octets(a.mac) + bytes([192, 168, 80, 10])

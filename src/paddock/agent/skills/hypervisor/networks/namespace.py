@@ -66,7 +66,8 @@ class Namespace:
             if bridge not in there:
                 lines.append(f"link add {bridge} type bridge forward_delay 0 mcast_snooping 0")
             lines.append(f"address replace {rules.gateway(where)}/{where.prefixlen} dev {bridge}")
-            lines.append(f"link set {bridge} up")
+            # An interface's name has 15 bytes; its alias says whose it is.
+            lines.append(f"link set {bridge} alias {self.name}-{network.name} up")
         _batch(self.name, lines)
         # Before any card is there: none is ever heard unfiltered.
         _run(["nsenter", f"--net={self.path}", "nft", "-f", "-"], text=rules.filters(record, self._instance))
@@ -82,7 +83,8 @@ class Namespace:
         for tap in found:
             if tap.name not in there:
                 lines.append(f"tuntap add dev {tap.name} mode tap vnet_hdr")
-            lines.append(f"link set {tap.name} master {tap.network.bridge or rules.bridge_name(tap.network.name)} up")
+            bridge = tap.network.bridge or rules.bridge_name(tap.network.name)
+            lines.append(f"link set {tap.name} alias {self.name}-{tap.machine} master {bridge} up")
         faults.at("hypervisor.taps_making")
         _batch(where, lines)
         faults.at("hypervisor.taps_made")
