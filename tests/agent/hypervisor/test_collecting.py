@@ -5,20 +5,27 @@ from datetime import timedelta
 import pytest
 
 from paddock.agent.skills.hypervisor.images.collecting import GRACE, Thing, Wanted, collect
+from paddock.agent.skills.hypervisor.images.space import OTHERS, Space
 
 DAY = 86400.0
 NOW = 1000 * DAY
 
 
-def layer(name: str, below: str = "", *, idle: float, users: tuple[str, ...] = (), bytes: int = 10) -> Thing:
-    return Thing(name=name, below=below, bytes=bytes, used=NOW - idle * DAY, users=users)
+def layer(name: str, below: str = "", *, idle: float, users: tuple[str, ...] = ()) -> Thing:
+    return Thing(name=name, below=below, used=NOW - idle * DAY, users=users)
 
 
 CHAIN = (layer("base", idle=50), layer("one", "base", idle=50), layer("two", "one", idle=40))
 
 
+def tens(*things: Thing) -> Space:
+    """Each has ten bytes of its own."""
+    return Space(held={frozenset((thing.name,)): 10 for thing in things})
+
+
 def names(*things: Thing, free: int = 0, **wanted: object) -> list[str]:
-    found = collect(things, Wanted(**wanted), free=free, now=NOW)  # type: ignore[arg-type]  # as each test has it
+    asked = Wanted(**wanted)  # type: ignore[arg-type]  # as each test has it
+    found = collect(things, asked, space=tens(*things), free=free, now=NOW)
     return [one.thing.name for one in found]
 
 
@@ -67,8 +74,30 @@ def test_a_template_stands_on_its_layer() -> None:
 
 
 def test_each_removal_says_why() -> None:
-    (one,) = collect([layer("a", idle=3)], Wanted(unused=timedelta(days=2)), free=0, now=NOW)
-    (two,) = collect([layer("a", idle=3)], Wanted(room=50), free=10, now=NOW)
+    (one,) = collect([layer("a", idle=3)], Wanted(unused=timedelta(days=2)), space=Space(), free=0, now=NOW)
+    (two,) = collect([layer("a", idle=3)], Wanted(room=50), space=Space(), free=10, now=NOW)
 
     assert one.why == "not used for 3 days"
     assert two.why == "10B are free, not 50B"
+
+
+def test_what_is_shared_is_freed_with_who_holds_it_last() -> None:
+    held = {
+        frozenset(("base", "one", "two")): 100,
+        frozenset(("one", "two")): 10,
+        frozenset(("two",)): 1,
+        frozenset(("base", "one", OTHERS)): 1000,
+    }
+
+    found = collect(CHAIN, Wanted(), space=Space(held=held), free=0, now=NOW)
+
+    assert [(one.thing.name, one.freed) for one in found] == [("two", 1), ("one", 10), ("base", 100)]
+
+
+def test_room_is_enough_once_what_a_chain_shares_is_free() -> None:
+    other = (layer("base2", idle=20), layer("leaf2", "base2", idle=20))
+    held = {frozenset(("base", "one", "two")): 100, frozenset(("base2", "leaf2")): 100}
+
+    found = collect((*CHAIN, *other), Wanted(room=90), space=Space(held=held), free=0, now=NOW)
+
+    assert [one.thing.name for one in found] == ["two", "one", "base"]

@@ -115,31 +115,37 @@ def _copy_range(source: int, target: int, begin: int, end: int) -> None:
 
 def own_bytes(path: Path) -> int:
     """Bytes that would be free again without this file: what it does not share with others."""
-    with path.open("rb") as file:
-        try:
-            return sum(size for _, size, flags in _extents(file.fileno()) if not flags & _SHARED)
-        except OSError:
-            return os.fstat(file.fileno()).st_blocks * 512  # a file system that shares nothing, and says nothing
+    return extents(path)[0]
 
 
 def joint_bytes(paths: Iterable[Path]) -> int:
     """Bytes that would be free again without all of these files of one file system: what they share counts once."""
-    alone, shared = 0, []
+    total, shared = 0, []
     for path in paths:
-        with suppress(OSError), path.open("rb") as file:
-            try:
-                for begin, size, flags in _extents(file.fileno()):
-                    if flags & _SHARED:
-                        shared.append((begin, begin + size))
-                    else:
-                        alone += size
-            except OSError:
-                alone += os.fstat(file.fileno()).st_blocks * 512
+        with suppress(OSError):
+            alone, more = extents(path)
+            total += alone
+            shared += more
     end = 0
     for begin, until in sorted(shared):
-        alone += max(0, until - max(begin, end))
+        total += max(0, until - max(begin, end))
         end = max(end, until)
-    return alone
+    return total
+
+
+def extents(path: Path) -> tuple[int, list[tuple[int, int]]]:
+    """Bytes that a file shares with no other one, and where on the disk those lie that it does share."""
+    alone, shared = 0, []
+    with path.open("rb") as file:
+        try:
+            for begin, size, flags in _extents(file.fileno()):
+                if flags & _SHARED:
+                    shared.append((begin, begin + size))
+                else:
+                    alone += size
+        except OSError:  # a file system that shares nothing, and says nothing
+            return os.fstat(file.fileno()).st_blocks * 512, []
+    return alone, shared
 
 
 def _extents(handle: int) -> Iterator[tuple[int, int, int]]:

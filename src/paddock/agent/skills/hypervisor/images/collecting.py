@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 
+from paddock.agent.skills.hypervisor.images.space import Space
 from paddock.core.capacity import spell
 
 GRACE = timedelta(minutes=10)
@@ -21,8 +22,6 @@ class Thing:
     """Digest or key."""
     below: str = ""
     """The layer that it was made from."""
-    bytes: int = 0
-    """What it alone takes."""
     used: float = 0.0
     users: tuple[str, ...] = ()
     """Machines and saved disks that were cloned from it."""
@@ -45,9 +44,11 @@ class Removal:
 
     thing: Thing
     why: str
+    freed: int
+    """Bytes that are free with it, once those before it went."""
 
 
-def collect(things: Sequence[Thing], wanted: Wanted, *, free: int, now: float) -> Sequence[Removal]:
+def collect(things: Sequence[Thing], wanted: Wanted, *, space: Space, free: int, now: float) -> Sequence[Removal]:
     """What goes, in the order in which it goes. What somebody stands on, uses, keeps or used just now never does."""
     left: dict[str, Thing] = {thing.name: thing for thing in things}
     removals: list[Removal] = []
@@ -57,8 +58,9 @@ def collect(things: Sequence[Thing], wanted: Wanted, *, free: int, now: float) -
         why = "" if chosen is None else _why(chosen, wanted, free=free, now=now)
         if chosen is None or not why:
             return removals
-        removals.append(Removal(thing=chosen, why=why))
-        free += chosen.bytes
+        freed = space.freed(chosen.name, {removal.thing.name for removal in removals})
+        removals.append(Removal(thing=chosen, why=why, freed=freed))
+        free += freed
         del left[chosen.name]
     return removals
 

@@ -15,13 +15,13 @@ from typing import TypeVar
 
 from paddock.agent.entry import Outcome, Stream
 from paddock.agent.skills import skill
-from paddock.agent.skills.hypervisor.disks import volumes
 from paddock.agent.skills.hypervisor.images import bases, building, collecting, downloading, layers, logs
 from paddock.agent.skills.hypervisor.images.bases import Sources
 from paddock.agent.skills.hypervisor.images.building import Means
 from paddock.agent.skills.hypervisor.images.collecting import Removal, Thing, Wanted
 from paddock.agent.skills.hypervisor.images.flights import Act, Flight, Flights
 from paddock.agent.skills.hypervisor.images.layers import Layer
+from paddock.agent.skills.hypervisor.images.space import measure
 from paddock.agent.skills.skill import Call, Deed, Read, Work, in_thread
 from paddock.core.egress import Egress
 from paddock.core.errors import Broken, PaddockError, Refused
@@ -211,7 +211,6 @@ class Images:
                 Thing(
                     name=layer.digest,
                     below=layer.parent,
-                    bytes=self._bytes(self._store.place(layer.digest) / layer.build),
                     used=self._store.used(layer.digest),
                     users=tuple(users.get(layer.digest, ())),
                 )
@@ -221,7 +220,6 @@ class Images:
                 Thing(
                     name=key,
                     below=layer,
-                    bytes=_size(self._store.layout.templates / key),
                     used=used,
                     users=tuple(users.get(key, ())),
                     is_template=True,
@@ -230,18 +228,13 @@ class Images:
             ),
         ]
 
-    def _bytes(self, volume: Path) -> int:
-        try:
-            return volumes.usage(volumes.found(volume)).own
-        except (OSError, PaddockError):
-            return 0  # damaged: it goes as a whole
-
     async def collect(self, wanted: Wanted, *, is_dry: bool) -> Sequence[Removal]:
         """What goes, or would go. What is being built or was asked for just now is not among it."""
         things = await in_thread(self._things)
+        space = await in_thread(self._store.space)
         asked = {name for name, count in self._wanted.items() if count > 0}
         kept = replace(wanted, keep=wanted.keep | asked)
-        plan = collecting.collect(things, kept, free=await self._store.disks.room(), now=time.time())
+        plan = collecting.collect(things, kept, space=space, free=await self._store.disks.room(), now=time.time())
         gone: list[Removal] = []
         for removal in plan:
             if not is_dry and not await self._go(removal.thing):
@@ -286,7 +279,8 @@ class Images:
         while layer is not None:
             found.append(layer)
             layer = self._store.read(layer.parent) if layer.parent else None
-        sizes = {one.digest: self._bytes(self._store.place(one.digest) / one.build) for one in found}
+        space = measure((one.digest, self._store.place(one.digest)) for one in found)
+        sizes = {one.digest: space.added(one.digest, one.parent) for one in found}
         return {
             "image": chain[-1].name,
             "digest": digest,
@@ -309,7 +303,7 @@ class Images:
         return await in_thread(self._listed)
 
     def _listed(self) -> dict[str, JSON]:
-        things = {thing.name: thing for thing in self._things()}
+        things, space = {thing.name: thing for thing in self._things()}, self._store.space()
         told: list[JSON] = []
         for layer in self._store.all():
             thing = things[layer.digest]
@@ -319,7 +313,7 @@ class Images:
                     "parent": layer.parent,
                     "images": [layer.image],
                     "script": layer.script,
-                    "bytes": thing.bytes,
+                    "bytes": space.added(layer.digest, layer.parent),
                     "apparent": _apparent(layer),
                     "built": _moment(layer.made),
                     "used": _moment(thing.used),
@@ -331,7 +325,7 @@ class Images:
             {
                 "key": key,
                 "layer": layer,
-                "bytes": things[key].bytes,
+                "bytes": space.added(key, layer),
                 "built": _moment(made),
                 "used": _moment(used),
                 "clones": len(things[key].users),
@@ -349,8 +343,8 @@ class Images:
         gone = await self.collect(wanted, is_dry=bool(call.params.get("dry_run")))
         return Outcome(
             result={
-                "removed": [{"digest": one.thing.name, "bytes": one.thing.bytes, "why": one.why} for one in gone],
-                "freed": sum(one.thing.bytes for one in gone),
+                "removed": [{"digest": one.thing.name, "bytes": one.freed, "why": one.why} for one in gone],
+                "freed": sum(one.freed for one in gone),
             }
         )
 
@@ -370,8 +364,3 @@ def _moment(seconds: float) -> str:
 
 def _apparent(layer: Layer) -> int:
     return sum(one.size for one in layer.content.values())
-
-
-def _size(directory: Path) -> int:
-    """Bytes that a directory takes on the disk."""
-    return sum(path.lstat().st_blocks * 512 for path in directory.glob("**/*"))

@@ -16,6 +16,7 @@ from paddock.agent.skills.hypervisor.disks import headers, volumes
 from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.agent.skills.hypervisor.images import layers
 from paddock.agent.skills.hypervisor.images.layers import Layer
+from paddock.agent.skills.hypervisor.images.space import OTHERS, Space, measure
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.skill import in_thread
 from paddock.core.errors import Broken, Missing, PaddockError
@@ -166,6 +167,14 @@ class Store:
                 if below.is_relative_to(self.layout.images) or below.is_relative_to(self.layout.templates):
                     note(below.relative_to(self.layout.root).parts[1], directory.name)
         return found
+
+    def space(self) -> Space:
+        """What layers and templates take, and what machines and whatever else there is share with them."""
+        named = {self.place(layer.digest): layer.digest for layer in self.all()}
+        named |= {self.layout.templates / key: key for key, *_ in self.templates()}
+        entries = [*_entries(self.layout.images), *_entries(self.layout.templates)]
+        others = (self.layout.machines, self.layout.saved, self.layout.making)
+        return measure([(named.get(place, OTHERS), place) for place in (*entries, *others)])
 
     def templates(self) -> Iterator[tuple[str, str, float, float]]:
         """Key, layer, when made and when used last, of each template."""
