@@ -118,6 +118,14 @@ class FakeImages:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.ensured = 0
+        self.turn = asyncio.Lock()
+        self.asked = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def staying(self) -> AsyncIterator[None]:
+        self.asked.set()
+        async with self.turn:
+            yield
 
     async def ensure(self, chain: Chain) -> str:
         self.ensured += 1

@@ -19,6 +19,8 @@ import pytest
 
 from paddock.agent import durable
 from paddock.agent.skills.hypervisor import record
+from paddock.agent.skills.hypervisor.disks import headers
+from paddock.agent.skills.hypervisor.disks.qcow2 import Qcow2
 from paddock.agent.skills.hypervisor.images import downloading
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.skill import Call, Read, Work
@@ -783,6 +785,64 @@ async def test_what_is_being_built_or_was_used_just_now_is_not_collected(house: 
     left = digests(chain_of(debian, "one"))
     assert [one["digest"] for one in gone.result["removed"]] == [left[-1]]
     assert (await ask(house, "image.collect")).result["removed"] == [], "all of it was used just now"
+
+
+class Gated(Qcow2):
+    """Disks whose next removal waits."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.began, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def remove(self, volume: Path) -> None:
+        self.began.set()
+        await self.gate.wait()
+        await super().remove(volume)
+
+
+async def test_a_template_that_is_taken_while_another_one_goes_stays(house: House, debian: Image) -> None:
+    leaf = await house.images.ensure(chain_of(debian, "one"))
+    for key in ("t0", "t1"):
+        _template(house, key, leaf)
+        await house.disks.clone(house.images.volume(leaf), house.layout.templates / key / "disks")
+    _age(house)
+    house.store.disks = gated = Gated(house.layout.root)
+
+    collecting = asyncio.create_task(ask(house, "image.collect"))
+    await gated.began.wait()
+    _machine(house, "e1", layer=leaf, template="t1")
+    own = house.layout.machine("e1", "m") / "disks"
+    await house.disks.clone(house.layout.templates / "t1" / "disks", own)
+    gated.gate.set()
+
+    assert [one["digest"] for one in (await collecting).result["removed"]] == ["t0"]
+    assert os.path.isfile(headers.backing(own / "system.qcow2"))
+
+
+async def test_a_template_that_is_about_to_be_cloned_stays(house: House, debian: Image) -> None:
+    leaf = await house.images.ensure(chain_of(debian, "one"))
+    for key in ("t0", "t1"):
+        _template(house, key, leaf)
+        await house.disks.clone(house.images.volume(leaf), house.layout.templates / key / "disks")
+    _age(house)
+    house.store.disks = gated = Gated(house.layout.root)
+
+    collecting = asyncio.create_task(ask(house, "image.collect"))
+    await gated.began.wait()
+    taking = asyncio.create_task(_take(house, "t1"))
+    await asyncio.sleep(0)  # it stands in line
+    gated.gate.set()
+
+    assert await taking
+    assert [one["digest"] for one in (await collecting).result["removed"]] == ["t0"]
+
+
+async def _take(house: House, key: str) -> bool:
+    """As whoever forks from it: what was found there is used, and its record comes later."""
+    async with house.images.staying():
+        if is_there := (house.layout.templates / key).exists():
+            (house.layout.templates / key / "used").touch()
+    return is_there
 
 
 @pytest.fixture(params=["qcow2", "reflink-on-xfs", "reflink-on-btrfs", "btrfs"])

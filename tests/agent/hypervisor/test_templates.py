@@ -1,5 +1,6 @@
 """kill -9 at each step of healing a template: it is whole, or damaged and healed again, and never half a one."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -33,10 +34,10 @@ asyncio.run(ensured(Path(sys.argv[1])))
 """
 
 
-async def ensured(root: Path) -> Template:
+async def ensured(root: Path, images: FakeImages | None = None) -> Template:
     """By an agent of its own."""
     guests, host = Guests(), Host()
-    images = FakeImages(root)
+    images = images or FakeImages(root)
     parts = Parts(
         layout=Layout.of(root),
         disks=FakeDisks(),
@@ -81,3 +82,17 @@ async def test_a_kill_while_a_template_is_healed_leaves_it_whole_or_to_be_healed
     assert (healed.volume / "system").read_text() == "debian"
     # One more where the first healing had its disks there already; all go with the template.
     assert len(list(healed.place.glob("disks*"))) == (3 if point in SPENT else 2)
+
+
+async def test_a_template_is_found_and_used_while_nothing_is_removed(tmp_path: Path) -> None:
+    template, images = await ensured(tmp_path), FakeImages(tmp_path)
+
+    await images.turn.acquire()
+    taking = asyncio.create_task(ensured(tmp_path, images))
+    await images.asked.wait()
+    (template.place / "memory").unlink()  # whoever removes it was first
+    images.turn.release()
+
+    assert await taking != template, "it was looked for behind the removal, and made anew"
+    assert await ensured(tmp_path) == await taking
+    assert (template.place / "used").exists()

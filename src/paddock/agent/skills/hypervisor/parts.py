@@ -53,6 +53,9 @@ class Images(Protocol):
     def volume(self, digest: str) -> Path:
         """Where a layer's volume is."""
 
+    def staying(self) -> AbstractAsyncContextManager[None]:
+        """No layer and no template is removed while the block runs."""
+
 
 class Channels(Protocol):
     """The channels of this host's machines. Real: inside.Channels."""

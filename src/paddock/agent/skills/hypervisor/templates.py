@@ -72,7 +72,7 @@ class Templates:
         """A template, made if it is not there and whole. Broken, for a while at once, if it cannot be."""
         place = self._parts.layout.templates / key
         async with self._turns.setdefault(key, asyncio.Lock()):
-            found = await self._find(place)
+            found = await self._take(place)
             if found is not None:
                 return found
             when, why = self._broken.get(key, (0.0, ""))
@@ -103,6 +103,14 @@ class Templates:
         if now - self._discarded.get(key, -math.inf) < _PAUSE.total_seconds():
             self._broken[key] = (now, why)
         self._discarded[key] = now
+
+    async def _take(self, place: Path) -> Template | None:
+        """The template in a directory, if it is whole: used now, so that nobody removes it before it is cloned."""
+        async with self._parts.images.staying():
+            found = await self._find(place)
+            if found is not None:
+                self.touch(found)
+        return found
 
     async def _find(self, place: Path) -> Template | None:
         """The template in a directory, if all is there that was when it was made."""
@@ -141,7 +149,8 @@ class Templates:
             await asyncio.to_thread(_seal, making, volume, [disk.path for disk in plan.disks], told)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             faults.at("hypervisor.template_naming")
-            await asyncio.to_thread(_name, making, place)
+            async with parts.images.staying():
+                await asyncio.to_thread(_name, making, place)
             faults.at("hypervisor.template_named")
             _log.info("a template is made", extra={"template": place.name, "seconds": seconds})
             return Template(place=place, volume=place / volume.name)

@@ -242,16 +242,29 @@ class Images:
             gone.append(removal)
         return gone
 
+    @asynccontextmanager
+    async def staying(self) -> AsyncIterator[None]:
+        """Nothing is removed while the block runs; what it says is used now stays for long enough to be cloned."""
+        async with self._turn:
+            yield
+
     async def _go(self, thing: Thing) -> bool:
         async with self._turn:
+            if self._wanted[thing.name] > 0 or await in_thread(lambda: self._is_taken(thing)):
+                return False
             if thing.is_template:
                 await self._store.remove_template(thing.name)
                 return True
-            if self._wanted[thing.name] > 0 or await in_thread(lambda: self._store.used(thing.name)) > thing.used:
-                return False
             await self._store.remove(thing.name)
             await in_thread(lambda: self._sources.forget(thing.name))
             return True
+
+    def _is_taken(self, thing: Thing) -> bool:
+        """Whether somebody took it, or built on it, since it was looked at."""
+        return any(
+            one.below == thing.name or (one.name == thing.name and (one.users or one.used > thing.used))
+            for one in self._things()
+        )
 
     # The methods
 
