@@ -91,6 +91,27 @@ async def test_a_pool_says_how_much_is_kept(room: Virtual) -> None:
         await room.people.hold(lease.environment, ttl=2 * HOUR, identity=ANNA)
 
 
+@pytest.mark.parametrize("space", [100, 60], ids=["used up", "lowered since"])
+async def test_where_no_space_is_left_nothing_is_saved_and_it_stays_held(room: Virtual, space: int) -> None:
+    def limit(space: int) -> None:
+        pool = pool_of("pair", machines=("one", "two"), max=1, hold=Hold(longest=HOUR, space=space))
+        room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
+
+    limit(100)
+    room.carrier("vm-1").on("machine.save", Reply(result={"bytes": 50}))
+    await saved(room)
+    limit(space)
+    environment = await saved(room)
+    assert len(room.orders("machine.save")) == 2, "of the first only"
+    assert environment.state == "held"
+    assert environment.reason == "not saved: pool pair has no space left for saved disks"
+
+
+async def test_where_a_pool_has_no_limit_none_is_told(room: Virtual) -> None:
+    await saved(room)
+    assert ["most" in one.params for one in room.orders("machine.save")] == [False, False]
+
+
 async def test_it_ends_with_its_time_and_its_copies_are_removed(room: Virtual) -> None:
     environment = await saved(room)
     await room.later(hours=1)

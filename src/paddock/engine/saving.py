@@ -55,26 +55,39 @@ class Saving:
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)
         match upkeep.progress(environment, upkeep.SAVE, commands, now=now):
             case upkeep.Ask(machines=names):
-                rest = {name: self._params(tables, environment, name) for name in names}
+                most = self._most(tables, environment)
+                if most == 0:
+                    reason = f"pool {environment.pool} has no space left for saved disks"
+                    _give_up(tables, environment, reason, now=now)
+                    return None
+                rest = {name: _params(environment, name, most) for name in names}
                 ask(tables, self._means, environment, upkeep.SAVE, names, limit=VIRTUAL_LIMIT, now=now, rest=rest)
             case upkeep.Done(commands=done):
                 keep(tables, environment, [_bytes(one) for one in done], now=now)
             case upkeep.GiveUp(reason=reason):
-                held = environments.move(
-                    environment, environments.Signal.UNSAVED, now=now, reason=f"not saved: {reason}"
-                )
-                move(tables, "environments", environment, held, environments.Signal.UNSAVED, now=now)
+                _give_up(tables, environment, reason, now=now)
             case upkeep.Waiting(until=moment):
                 return moment
         return None
 
-    def _params(self, tables: Tables, environment: Environment, machine: str) -> dict[str, object]:
-        params: dict[str, object] = {"saved": saved_name(environment.id, machine)}
+    def _most(self, tables: Tables, environment: Environment) -> int | None:
+        """Bytes that the disks of each of its machines may take; None where there is no limit."""
         pool = self._means.configuration().pools.get(environment.pool)
-        if pool is not None and pool.hold.space:
-            taken = sum(one.size.disk for one in saved_of(tables, environment.pool) if one.size is not None)
-            params["most"] = max(0, pool.hold.space - taken) // max(1, len(environment.machines))
-        return params
+        if pool is None or not pool.hold.space:
+            return None
+        taken = sum(one.size.disk for one in saved_of(tables, environment.pool) if one.size is not None)
+        return max(0, pool.hold.space - taken) // max(1, len(environment.machines))
+
+
+def _params(environment: Environment, machine: str, most: int | None) -> dict[str, object]:
+    limit = {} if most is None else {"most": most}
+    return {"saved": saved_name(environment.id, machine), **limit}
+
+
+def _give_up(tables: Tables, environment: Environment, reason: str, *, now: datetime) -> None:
+    """It stays held, with all that it has."""
+    held = environments.move(environment, environments.Signal.UNSAVED, now=now, reason=f"not saved: {reason}")
+    move(tables, "environments", environment, held, environments.Signal.UNSAVED, now=now)
 
 
 def saved_of(tables: Tables, pool: str) -> list[Environment]:

@@ -495,6 +495,8 @@ async def test_disks_that_take_more_than_is_allowed_are_not_kept(rig: Rig) -> No
     await rig.ask("machine.build", spec=spec())
     with pytest.raises(Broken, match="more than the 3"):
         await rig.ask("machine.save", saved="lab-1.one", most=3)
+    with pytest.raises(Broken, match="more than the 0"):
+        await rig.ask("machine.save", saved="lab-1.one", most=0)
 
 
 async def test_buttons(rig: Rig) -> None:

@@ -112,7 +112,7 @@ METHODS = (
         params=(
             MACHINE,
             Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called"),
-            Param(name="most", kind=Kind.INTEGER, unit="bytes", doc="refused if they took more than this"),
+            Param(name="most", kind=Kind.INTEGER, unit="bytes", doc="refused if they took more; absent: any"),
         ),
         result="{saved, bytes}",
     ),

@@ -47,6 +47,12 @@ def stored(layout: Layout) -> Stored:
     return Stored(images=images, templates=max(0, _taken(layout.images, layout.templates) - images))
 
 
+def kept(layout: Layout, volume: Path) -> int:
+    """Bytes that disks take beside images and templates, whoever else has the same ones: others of them may go."""
+    below = (layout.images, layout.templates)
+    return max(0, _taken(*below, volume) - _taken(*below))
+
+
 class Count:
     """What is stored, counted again only when a layer or a template came or went: each is sealed under its name."""
 

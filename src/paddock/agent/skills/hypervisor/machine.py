@@ -18,6 +18,7 @@ from paddock.agent import durable
 from paddock.agent.cables import shapes
 from paddock.agent.channel import Carrying, Channel
 from paddock.agent.skills.hypervisor import identities, keys, nocloud, planting, record
+from paddock.agent.skills.hypervisor.figures import kept
 from paddock.agent.skills.hypervisor.keys import Pair
 from paddock.agent.skills.hypervisor.parts import Guest, Parts
 from paddock.agent.skills.hypervisor.ports import Card, Plan, Unfit
@@ -285,13 +286,13 @@ class Machine:
 
     # Going
 
-    async def save(self, name: str, most: int) -> int:
+    async def save(self, name: str, most: int | None) -> int:
         """Keep copies of its disks, switched off first; their bytes. Broken if they take more than `most`."""
         disks, place = self._parts.disks, self._parts.layout.saved / name
         await self._go_off()
         if not place.exists():
-            own = (await disks.usage(self.volume)).own
-            if most and own > most:
+            own = await asyncio.to_thread(kept, self._parts.layout, self.volume)
+            if most is not None and own > most:
                 raise Broken(
                     f"{self.record.machine}: its disks take {own} bytes, more than the {most} that are allowed"
                 )
@@ -300,7 +301,7 @@ class Machine:
             faults.at("hypervisor.saving")
             await asyncio.to_thread(_name, making, place)
             faults.at("hypervisor.saved")
-        return (await disks.usage(place)).own
+        return await asyncio.to_thread(kept, self._parts.layout, place)
 
     async def _go_off(self) -> None:
         """As one asks for it: what was written last is not on its disks yet. One that does not hear is cut off."""

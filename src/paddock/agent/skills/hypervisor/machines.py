@@ -19,6 +19,7 @@ from paddock.agent import duty
 from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.skills.hypervisor import console, record
+from paddock.agent.skills.hypervisor.figures import kept
 from paddock.agent.skills.hypervisor.logins import Logins
 from paddock.agent.skills.hypervisor.machine import Machine, remove
 from paddock.agent.skills.hypervisor.parts import Parts
@@ -190,8 +191,8 @@ class Machines:
             place = self._parts.layout.saved / name
             if not place.exists():
                 raise Missing(f"{call.environment}/{call.text('machine')}: is not on this host")
-            return Outcome(result={"saved": name, "bytes": (await self._parts.disks.usage(place)).own})
-        taken = await machine.save(name, call.number("most"))
+            return Outcome(result={"saved": name, "bytes": await asyncio.to_thread(kept, self._parts.layout, place)})
+        taken = await machine.save(name, call.number("most") if "most" in call.params else None)
         await self._remove(machine)
         return Outcome(result={"saved": name, "bytes": taken})
 
