@@ -46,8 +46,10 @@ class Agents:
 
     @asynccontextmanager
     async def inside(self, directory: Path) -> AsyncIterator["Agent"]:
-        (machine,) = (one for one in self.host.machines.values() if one.start.plan.directory == directory)
-        yield Agent(self, machine.start)
+        found = [one for one in self.host.machines.values() if one.start.plan.directory == directory]
+        if not found:
+            raise Broken(f"{directory.name}: its channel is dead")
+        yield Agent(self, found[0].start)
 
 
 @dataclass
@@ -183,6 +185,10 @@ class Files:
     codes: list[int] = field(default_factory=list)
     """The next answers are these."""
     has_length: bool = True
+    is_chunked: bool = False
+    """Nobody says how long the whole is, and the body comes in chunks."""
+    surplus: bytes = b""
+    """Behind the end of each part."""
     redirect: dict[str, str] = field(default_factory=dict)
     hang: threading.Event | None = None
     """After the first half of a body, it is waited for."""
@@ -244,15 +250,21 @@ def _answer(files: Files, to: BaseHTTPRequestHandler) -> None:
         return
     to.send_response(206 if start else 200)
     if start:
-        to.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-    if files.has_length:
+        whole = "*" if files.is_chunked else len(body)
+        to.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{whole}")
+    if files.is_chunked:
+        to.send_header("Transfer-Encoding", "chunked")
+    elif files.has_length:
         to.send_header("Content-Length", str(len(body) - start))
     if files.etag:
         to.send_header("ETag", files.etag)
     to.end_headers()
-    rest = body[start:]
-    if files.cut:
-        rest = rest[: files.cut.pop(0)]
+    rest = body[start:] + (files.surplus if start else b"")
+    cut = files.cut.pop(0) if files.cut else None
+    if files.is_chunked:
+        to.wfile.write(b"%x\r\n%s\r\n" % (len(rest[:cut]), rest[:cut]) + (b"0\r\n\r\n" if cut is None else b""))
+        return
+    rest = rest[:cut]
     half = len(rest) // 2
     to.wfile.write(rest[:half])
     to.wfile.flush()

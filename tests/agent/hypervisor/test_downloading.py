@@ -65,6 +65,23 @@ def test_what_is_cut_off_is_gone_on_with(files: Files, tmp_path: Path) -> None:
     assert files.asked == ["", f"bytes={MIB}-", f"bytes={2 * MIB}-"]
 
 
+def test_what_comes_in_chunks_is_gone_on_with_to_the_end_of_its_part(files: Files, tmp_path: Path) -> None:
+    files.is_chunked, files.cut = True, [MIB, MIB]
+
+    assert fetch(files, tmp_path)[0] == DIGEST
+    assert files.asked == ["", f"bytes={MIB}-", f"bytes={2 * MIB}-"]
+
+
+def test_a_part_that_has_more_than_it_says_is_refused_and_not_gone_on_with(files: Files, tmp_path: Path) -> None:
+    files.is_chunked, files.cut, files.surplus = True, [MIB], b"more"
+    with pytest.raises(Refused, match=f"has more than {3 * MIB} bytes"):
+        fetch(files, tmp_path)
+
+    files.surplus = b""
+    assert fetch(files, tmp_path)[0] == DIGEST
+    assert files.asked == ["", f"bytes={MIB}-", ""]
+
+
 def test_a_half_is_gone_on_with_by_the_next_process(files: Files, tmp_path: Path) -> None:
     files.cut = [2 * MIB, 0, 0, 0]
     with pytest.raises(Broken, match=f"ended after {2 * MIB} of {3 * MIB} bytes"):

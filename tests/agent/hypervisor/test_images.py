@@ -816,7 +816,9 @@ async def test_a_template_that_is_taken_while_another_one_goes_stays(house: Hous
     gated.gate.set()
 
     assert [one["digest"] for one in (await collecting).result["removed"]] == ["t0"]
-    assert os.path.isfile(headers.backing(own / "system.qcow2"))
+    assert headers.backing(Path(headers.backing(own / "system.qcow2"))), (
+        "what it lies on is there, and lies on its layer"
+    )
 
 
 async def test_a_template_that_is_about_to_be_cloned_stays(house: House, debian: Image) -> None:

@@ -35,7 +35,7 @@ KEPT, KEPT_FOR = 4, timedelta(days=7)
 _CHUNK = 1 << 18
 _SILENCE = 30.0  # seconds without a byte until a try is given up
 _PAUSES = (0.5, 2.0, 5.0, 10.0)  # seconds before another try; one that brought something begins them anew
-_RANGE = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
 
 Told = Callable[[int, int], None]
 """How many bytes are here, and how many there are; 0 if nobody knows."""
@@ -162,6 +162,9 @@ def _go_on(url: str, half: Half, *, is_known: bool, told: Told, stop: Stop) -> N
             with half.data.open("r+b" if at else "wb") as file:
                 file.seek(at)
                 at = _receive(url, response, file.fileno(), at, total, told, stop)
+        except Refused:
+            half.drop()  # it would be refused again
+            raise
         finally:
             stop.attend(None)
     if total and at != total:
@@ -170,20 +173,19 @@ def _go_on(url: str, half: Half, *, is_known: bool, told: Told, stop: Stop) -> N
 
 def _place(url: str, response: HTTPResponse, half: Half, asked: int) -> tuple[int, int]:
     """From which byte this answer goes on, and how long the file is. What is known of it is noted before its data."""
-    length = int(response.headers.get("Content-Length") or 0)
     if response.status == 206:
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != asked:
             half.drop()
             raise _Cut("its server sent another part than it was asked for")
-        return asked, int(found[2]) if found[2] != "*" else asked + length
+        return asked, int(found[3]) if found[3] != "*" else int(found[2]) + 1
     half.drop()
     tag = response.headers.get("ETag", "")
     validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
     if response.headers.get("Accept-Ranges", "").lower() == "none":
         validator = ""
     durable.write(half.about, {"url": url, "validator": validator})
-    return 0, length
+    return 0, int(response.headers.get("Content-Length") or 0)
 
 
 def _receive(url: str, response: HTTPResponse, handle: int, at: int, total: int, told: Told, stop: Stop) -> int:
