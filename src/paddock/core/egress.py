@@ -77,6 +77,8 @@ def is_outside(address: Address) -> bool:
             return False
         if address in _TRANSLATED:
             return is_outside(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.is_site_local:  # deprecated, and Python counts it as global
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
