@@ -256,6 +256,20 @@ async def test_a_clone_takes_nothing_of_its_own_until_it_writes(ground: Ground) 
     assert (await ground.disks.usage(ground.root / "one")).own <= 300_000
 
 
+@pytest.mark.parametrize("length", [100, 4 * MIB + 100])
+async def test_an_image_that_ends_within_a_sector_is_filled_up_with_zeros(ground: Ground, length: int) -> None:
+    content = os.urandom(length)
+    (ground.root / "odd").write_bytes(content)
+
+    await ground.disks.take(ground.root / "base", ground.root / "odd", format="raw")
+    await ground.disks.clone(ground.root / "base", ground.root / "one")
+
+    whole = length + 412
+    assert (await ground.disks.usage(ground.root / "one")).apparent == whole
+    at = whole - 512
+    assert seen(*await first(ground, ground.root / "one"), at, 512) == content[at:] + bytes(412)
+
+
 async def test_a_copy_outlives_its_source(ground: Ground) -> None:
     base = await ground.base()
     await ground.disks.clone(base, ground.root / "machine", blank=(MIB,))

@@ -57,7 +57,7 @@ class Files:
                     )
                 else:
                     cloning.copy(source, disk, stop)
-                volumes.grow(disk, size)
+                volumes.grow(disk, headers.whole(max(size, disk.stat().st_size)))
 
         await stoppable(make)
 

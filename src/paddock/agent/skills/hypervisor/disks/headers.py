@@ -15,6 +15,7 @@ RAW, QCOW2 = "raw", "qcow2"
 
 _HEAD = struct.Struct(">4sIQIIQIIQQIIQ")
 _CLUSTER = 1 << 16
+_SECTOR = 512
 _VERSION_3 = struct.Struct(">QQQII")
 _BACKING_FORMAT = 0xE2792ACA
 _DATA_FILE_BIT = 1 << 2
@@ -121,6 +122,11 @@ def length(size: int) -> int:
 
 def _entries(size: int) -> int:
     return -(-size // (_CLUSTER * (_CLUSTER // 8)))
+
+
+def whole(size: int) -> int:
+    """Bytes of the smallest disk that has so many: a machine sees sectors, and nothing of half a one."""
+    return -(-size // _SECTOR) * _SECTOR
 
 
 def check_size(path: Path, format: str) -> int:

@@ -46,7 +46,7 @@ class Qcow2(Files):
 
 def _overlay(disk: Disk, half: Path, size: int) -> None:
     """A file that holds nothing but whose rest it is; it names the format of that, lest somebody guesses."""
-    own = max(size, headers.check_size(disk.path, disk.format))
+    own = headers.whole(max(size, headers.check_size(disk.path, disk.format)))
     with (half / f"{disk.name}.{headers.QCOW2}").open("xb") as file:
         for offset, data in headers.overlay(disk.path.absolute(), disk.format, own).items():
             file.seek(offset)
