@@ -1,13 +1,14 @@
 """What is booked of a host: each byte once."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddock.core.capacity import booked
+from paddock.core.capacity import booked, build_size
 from paddock.core.host import Stored
-from paddock.core.image import Chain, HostImage, Image, Layer
+from paddock.core.image import HELPER, Chain, Entry, HostImage, Image, Layer
 from paddock.core.image import State as ImageState
 from paddock.core.machine import Size
 
@@ -51,6 +52,13 @@ def test_templates_are_booked_beside_the_images() -> None:
 def test_a_build_is_booked_beside_what_is_there() -> None:
     building = row("a", ("base", 10), chain=(DEBIAN,), state=ImageState.BUILDING)
     assert booked((), [building], Stored(images=10, templates=1)) == Size(memory=7, vcpus=1, disk=111)
+
+
+def test_a_build_takes_what_the_largest_of_its_machines_does_the_helper_included() -> None:
+    small, large = replace(DEBIAN, entry=Entry.HELPER), replace(DEBIAN, entry=Entry.HELPER, memory=1 << 30, vcpus=4)
+    assert build_size((DEBIAN,), ()) == Size(memory=7, vcpus=1, disk=100)
+    assert build_size((small,), ()) == Size(memory=HELPER.memory, vcpus=1, disk=100)
+    assert build_size((large,), ()) == Size(memory=1 << 30, vcpus=4, disk=100)
 
 
 @settings(max_examples=25)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from paddock.core.environment import Environment, Pool, State
 from paddock.core.host import Stored
-from paddock.core.image import Chain, HostImage, again
+from paddock.core.image import HELPER, Chain, Entry, HostImage, again
 from paddock.core.image import State as ImageState
 from paddock.core.machine import MachineSettings, Size
 from paddock.core.report import spell as duration
@@ -74,9 +74,11 @@ def build_size(images: Chain, rows: Iterable[HostImage]) -> Size:
     """
     names = {image.name for image in images}
     seen = max((row.apparent for row in rows if row.image in names), default=0)
+    machines = [Size(memory=image.memory, vcpus=image.vcpus) for image in images]
+    machines += [HELPER for image in images if image.entry is Entry.HELPER and not image.parent]
     return Size(
-        memory=max((image.memory for image in images), default=0),
-        vcpus=max((image.vcpus for image in images), default=0),
+        memory=max((machine.memory for machine in machines), default=0),
+        vcpus=max((machine.vcpus for machine in machines), default=0),
         disk=max(disk_of(images), seen) or UNSEEN_DISK,
     )
 

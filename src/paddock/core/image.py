@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from paddock.core.machine import MIB, Size
 from paddock.core.table import Table
 
 BUILDER = 1
@@ -15,6 +16,8 @@ BUILDER = 1
 GIB = 1 << 30
 DOWNLOAD = timedelta(hours=2)
 """What fetching the first of a chain may take, beside its scripts."""
+HELPER = Size(memory=256 * MIB, vcpus=1)
+"""The machine that puts our agent into an image, before the image's own is booted."""
 WARM_UP = timedelta(minutes=10)
 """What the warm-up of one image may take."""
 

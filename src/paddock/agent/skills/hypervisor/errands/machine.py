@@ -16,9 +16,9 @@ from paddock.agent.skills.hypervisor.errands import kernel
 from paddock.agent.skills.hypervisor.errands.cpio import Archive
 from paddock.agent.skills.hypervisor.ports import Disk, Driver, Plan
 from paddock.core.errors import Broken
+from paddock.core.image import HELPER
 from paddock.hands import faults
 
-MEMORY = 256 << 20
 LIMIT = timedelta(minutes=1)
 """For what takes two seconds."""
 CMDLINE = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off"
@@ -73,8 +73,8 @@ async def run(
     plan = Plan(
         name=name,
         directory=directory,
-        memory=MEMORY,
-        vcpus=1,
+        memory=HELPER.memory,
+        vcpus=HELPER.vcpus,
         disks=list(disks),
         kernel=found.image,
         initrd=directory / "initrd",

@@ -23,7 +23,7 @@ from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.ports import Driver, Plan
 from paddock.agent.skills.skill import in_thread
 from paddock.core.errors import Broken, PaddockError
-from paddock.core.image import Chain, Entry, Image, Step, kernel_of
+from paddock.core.image import HELPER, Chain, Entry, Image, Step, kernel_of
 from paddock.core.machine import Size, uniform
 from paddock.hands import faults
 from paddock.wire.specs import Wake
@@ -204,7 +204,8 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
     seed = None
     if is_first and step.settings.entry is Entry.HELPER:
         assert means.helper is not None, "who asked was refused"
-        await means.helper.put_agent(volume, directory=machine.directory, limit=step.settings.limit)
+        async with means.book(HELPER):
+            await means.helper.put_agent(volume, directory=machine.directory, limit=step.settings.limit)
         log.line("the helper machine has put the agent in")
     if is_first and step.settings.entry is Entry.NOCLOUD:
         seed = machine.directory / "seed"
