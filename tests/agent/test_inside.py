@@ -1,12 +1,14 @@
 """The host asks a guest over its channel: it runs scripts, hears what they say, and is told what went wrong."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from paddock.agent.skills.hypervisor import inside as inside_module
 from paddock.agent.skills.hypervisor.inside import Channels, Inside
 from paddock.core.errors import Broken
 from paddock.wire.messages import Command, parse
@@ -102,6 +104,26 @@ async def test_nobody_at_the_other_end_is_broken_within_the_limit(tmp_path: Path
         guest.start()
         await nobody.parked(LIMIT)
         await nobody.close()
+
+
+async def test_a_machine_that_died_before_it_was_dialled_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside_module, "_DIALS_FOR", 0.1)
+    with socket.socket(socket.AF_UNIX) as listened:
+        listened.bind(str(tmp_path / "channel"))
+        listened.listen()
+    with pytest.raises(Broken, match="its machine does not run: Connection refused"):
+        await Inside(tmp_path / "channel", name="guest").parked(timedelta(minutes=5))
+
+
+async def test_a_machine_that_dies_while_it_parks_did_not_park(guest: Parked, inside: Inside) -> None:
+    """Else an image would be sealed with all that its builder was and had not written yet."""
+    await inside.hello(LIMIT)
+    guest.kill()
+    guest.hypervisor.drop()
+    with pytest.raises(Broken, match="line: "):
+        await inside.park(LIMIT, power_off=True)
 
 
 async def test_a_relay_goes_on_where_the_host_has_asked_last(guest: Parked) -> None:

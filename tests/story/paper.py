@@ -13,7 +13,8 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -21,13 +22,15 @@ from pathlib import Path
 from paddock.agent.skills.hypervisor.drivers.qemu import process
 from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Refused
-from paddock.hands import trees
+from paddock.hands import faults, trees
 from paddock.hands.trees import Identity
 from paddock.wire.framing import SESSION_OPENING
 from tests.agent.berth import MACHINE
 from tests.agent.lines import Hypervisor
 
 ROOT = Path(__file__).parents[2]
+ORDER = "PADDOCK_PAPER_KILL"
+"""A file that holds a crash point: there the host's agent kills its machines, not itself, and removes the file."""
 _UP_LIMIT = 20.0
 _LOOK_EVERY = 0.01
 
@@ -39,6 +42,8 @@ class Paper:
 
     def __init__(self, root: Path, *, instance: str, wanted: str = "auto") -> None:
         self._root = root
+        if told := os.environ.get(ORDER):
+            setattr(faults, "at", Killer(Path(told), instance, faults.at))  # noqa: B010 - as _host does with the driver
 
     async def check(self) -> None:
         pass
@@ -59,6 +64,8 @@ class Paper:
                 await voice.speak()
 
     async def freeze(self, plan: Plan, template: Path) -> None:
+        if not named(plan.name):
+            raise Broken(f"{plan.name}: does not run")
         await self.end(plan.directory, plan.name)
         (template / "memory").write_text("what it remembered")
         (template / "template.json").write_text(json.dumps({"name": plan.name}))
@@ -81,7 +88,7 @@ class Paper:
 
     async def running(self, instance: str) -> Sequence[Running]:
         return [
-            Running(name=name, pid=one.pid, state="running")
+            Running(name=name, directory=self._root / "making" / name, pid=one.pid, state="running")
             for one, name in machines()
             if name.startswith(f"paddock-{instance}-")
         ]
@@ -112,6 +119,35 @@ class Paper:
         async with asyncio.timeout(_UP_LIMIT):
             while not (plan.directory / "channel").exists():
                 await asyncio.sleep(_LOOK_EVERY)
+
+
+class Killer:
+    """In the place of faults.at: kill -9 of all machines of this host, with everything in them, at one crash point."""
+
+    def __init__(self, order: Path, instance: str, passed: Callable[[str], None]) -> None:
+        self._order = order
+        self._instance = instance
+        self._passed = passed
+
+    def __call__(self, point: str) -> None:
+        with suppress(FileNotFoundError):
+            if self._order.read_text() == point:
+                self._kill()
+        self._passed(point)
+
+    def _kill(self) -> None:
+        """The order is done once somebody was there to be killed."""
+        ours = [one for one, name in machines() if name.startswith(f"paddock-{self._instance}-")]
+        for one in ours:
+            _kill(Path(os.readlink(f"/proc/{one.pid}/cwd")))
+        while any(trees.is_alive(one) for one in ours):
+            time.sleep(_LOOK_EVERY)
+        if ours:
+            self._order.unlink()
+
+
+def _kill(directory: Path) -> None:
+    trees.kill(lambda: trees.inside(directory))
 
 
 def machines() -> list[tuple[Identity, str]]:

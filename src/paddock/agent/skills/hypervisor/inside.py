@@ -32,6 +32,8 @@ CHANNEL = "channel"
 _QUIET = timedelta(hours=1)
 """Between two calls nobody reads: the guest is told not to ask whether we live."""
 _DIALS_EVERY = 0.05
+_DIALS_FOR = 5.0
+"""Seconds: a machine that was started listens at once, and one that still does not has died."""
 _FORK_PATIENCE = 3.0
 """Seconds: a fork that is well has answered in a tenth of one."""
 _WAITS_FOR_RELAY = 10.0
@@ -160,10 +162,14 @@ class Inside:
     # Steps
 
     async def _dial(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _DIALS_FOR
         while self._link is None:
             try:
                 link = await dial_unix(self._path, serial=True, joined=self._is_fork)
-            except OSError:
+            except OSError as exc:
+                if loop.time() > end:
+                    raise Broken(f"{self._name}: its machine does not run: {exc.strerror}") from exc
                 # Its process is about to make it.
                 await asyncio.sleep(_DIALS_EVERY)
                 continue
@@ -208,10 +214,6 @@ class Inside:
         while True:
             try:
                 await self._ask("park", {"power_off": power_off})
-            except Closed:
-                if not power_off:
-                    raise
-                # It was quicker than its answer.
             except _Anew:
                 # It died on its way, and goes on by itself; one that is to go off is asked again.
                 while not self._session.is_parked:
