@@ -225,6 +225,11 @@ def test_what_is_not_right_is_told(text: str, expected: str) -> None:
     assert expected in problems(text)
 
 
+@pytest.mark.parametrize("name", ["2", "node-2", "node2-x", "node-2x"])
+def test_a_machine_may_be_numbered(name: str) -> None:
+    assert read(with_machines(f"machines: [{{name: '{name}', image: i}}]"), directory=Path())
+
+
 def with_machines(rest: str) -> str:
     return f"{HOST}{IMAGE}- environment: {{name: e, host: h, {rest}}}\n"
 
@@ -237,6 +242,13 @@ def with_machines(rest: str) -> str:
         ("machines: [{name: a, image: i, memory: 8MiB}]", "machines[0].memory 8MiB is less than 16MiB"),
         ("machines: [{name: a, image: i, memory: 8GB}]", 'machines[0].memory "8GB" is not a size'),
         ("machines: [{name: a-1, image: i}, {name: a, image: i, count: 2}]", 'machine "a-1" is listed twice'),
+        (
+            "machines: [{name: 2-x, image: i}]",
+            "environment e: machines[0].name: 2-x reads as a machine of another environment, which ends in a number: "
+            "a letter goes before a number that has a `-` behind it, n2-x",
+        ),
+        ("machines: [{name: a, image: i}, {name: node-2-x, image: i}]", "behind it, node-n2-x"),
+        ("machines: [{name: '2', image: i, count: 3}]", "machines[0].name: 2-1 reads as a machine of another"),
         ("machines: [{name: a, image: i, count: 40}, {name: b, image: i, count: 40}]", "they are 80, at most 64"),
         ("machines: [{name: a, image: i, nets: [priv]}]", 'machines[0].nets[0]: no network "priv"'),
         (

@@ -1,6 +1,7 @@
 """What images, hosts and environments of virtual machines say about each other."""
 
 import ipaddress
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -22,6 +23,10 @@ FIRST_ADDRESS = 10
 MOST_MACHINES = 64
 LEAST_MEMORY = 16 << 20
 """No kernel of ours begins with less."""
+_READS_AS_ENVIRONMENT = re.compile(r"(?<![^-])([0-9]+-)")
+"""On a host a machine is called ENVIRONMENT-MACHINE, and an environment POOL-N: with machine `2-x`, `a-1` has an
+`a-1-2-x` as `a-1-2` has with machine `x`.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +249,7 @@ def _check_virtual(environment: shapes.Environment, machines: Sequence[One], sce
             yield path, f"{spell(path)}: no image, and others of its environment have one"
     if environment.reset == "none":
         yield ("reset",), "reset none: machines that are made of images are made anew for each who borrows them"
+    yield from _check_ambiguous(machines)
     yield from _check_memory(environment)
     hosts = carriers(environment, scene)
     for host in hosts:
@@ -254,6 +260,19 @@ def _check_virtual(environment: shapes.Environment, machines: Sequence[One], sce
     yield from _check_networks(environment, len(machines))
     yield from _check_cards(environment, machines)
     yield from _check_size(machines, [host for host in hosts if "hypervisor" in host.skills])
+
+
+def _check_ambiguous(machines: Sequence[One]) -> Iterator[Finding]:
+    for one in machines:
+        better = _READS_AS_ENVIRONMENT.sub(r"n\1", one.name)
+        if better != one.name:
+            path = (*one.path, "name")
+            yield (
+                path,
+                f"{spell(path)}: {one.name} reads as a machine of another environment, which ends in a number: "
+                f"a letter goes before a number that has a `-` behind it, {better}",
+            )
+            return
 
 
 def _check_memory(environment: shapes.Environment) -> Iterator[Finding]:
