@@ -188,7 +188,7 @@ class FakeDriver:
         self.calls.append(f"running {instance}")
         ours = uniform(instance, "") + "-"
         return [
-            Running(name=name, pid=machine.pid, state=machine.state)
+            Running(name=name, directory=machine.start.plan.directory, pid=machine.pid, state=machine.state)
             for name, machine in self.host.machines.items()
             if name.startswith(ours)
         ]

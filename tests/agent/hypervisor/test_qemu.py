@@ -562,9 +562,9 @@ async def test_what_is_configured_is_not_tried(tmp_path: Path, device: Path) -> 
 
 
 @contextmanager
-def _started(*words: str) -> Iterator[int]:
+def _started(*words: str, cwd: Path | None = None) -> Iterator[int]:
     """A process with these words that sleeps."""
-    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as child:
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, cwd=cwd) as child:
         yield child.pid
         child.kill()
 
@@ -581,6 +581,35 @@ def test_a_machine_is_found_by_its_program_and_its_whole_name() -> None:
 def test_a_stranger_that_bears_the_name_is_not_ours() -> None:
     with _started("another-program", *_SLEEP, PLAN.name):
         assert process.named(PLAN.name) == []
+
+
+async def test_who_has_a_machines_name_in_another_directory_outlives_its_end(tmp_path: Path) -> None:
+    places = [tmp_path / "a-1" / "2-x", tmp_path / "a-1-2" / "x"]
+    for place in places:
+        place.mkdir(parents=True)
+        process.write(place, Record(uuid=START.uuid))
+    with (
+        _started(command.PROGRAM, *_SLEEP, PLAN.name, cwd=places[0]),
+        _started(command.PROGRAM, *_SLEEP, PLAN.name, cwd=places[1]) as pid,
+    ):
+        processes = process.Processes()
+        await processes.end(places[0], PLAN.name)
+
+        assert [one.pid for one in process.named(PLAN.name)] == [pid]
+        assert processes.find(places[0], PLAN.name) is None
+        found = processes.find(places[1], PLAN.name)
+        assert found is not None
+        assert found.pid == pid
+
+
+def test_a_machine_whose_directory_was_removed_is_still_that_one(tmp_path: Path) -> None:
+    place = tmp_path / "gone"
+    place.mkdir()
+    words = (command.PROGRAM, "-c", "read line", "-name", PLAN.name)
+    with subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE, cwd=place) as child:
+        place.rmdir()
+        assert [one.pid for one in process.of_machine(place, PLAN.name)] == [child.pid]
+        child.kill()
 
 
 def test_a_record_of_another_boot_names_nobody(tmp_path: Path) -> None:

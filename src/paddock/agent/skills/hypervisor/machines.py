@@ -261,7 +261,7 @@ class Machines:
         for one in await self._parts.driver.running(layout.instance):
             if one.name not in owned:
                 _log.warning("a machine that nobody owns is ended", extra={"machine": one.name, "pid": one.pid})
-                await self._parts.driver.end(layout.making / one.name, one.name)
+                await self._parts.driver.end(one.directory, one.name)
         environments = {environment for environment, _ in self._machines}
         for environment in await self._parts.networks.found(layout.instance):
             if environment not in environments:

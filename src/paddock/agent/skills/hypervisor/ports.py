@@ -111,6 +111,8 @@ class Running:
     """A machine that a driver knows."""
 
     name: str
+    directory: Path
+    """Where it runs: only with it the name is one machine's."""
     pid: int
     state: str
     """running | paused | off"""

@@ -242,18 +242,22 @@ class Qemu:
         """Every machine of this instance that runs on the host, whoever started it."""
         ours = uniform(instance, "") + "-"
         found = await asyncio.to_thread(lambda: [one for one in process.everyone() if one[1].startswith(ours)])
-        return await asyncio.gather(*(self._running(*one) for one in found))
+        told = await asyncio.gather(*(self._running(*one) for one in found))
+        return [one for one in told if one is not None]
 
-    async def _running(self, found: Identity, name: str) -> Running:
+    async def _running(self, found: Identity, name: str) -> Running | None:
         state = "running"
+        try:
+            directory = process.directory_of(found)
+        except Missing:
+            return None
         # One that does not answer is there all the same.
         with suppress(PaddockError):
-            path = process.directory_of(found) / MONITOR
-            async with self._turn(path.parent), qmp.opened(path, name) as monitor:
+            async with self._turn(directory), qmp.opened(directory / MONITOR, name) as monitor:
                 await monitor.greet(limit=_LOOK)
                 told = await monitor.ask("query-status", limit=_LOOK)
                 state = "running" if isinstance(told, dict) and told["status"] == "running" else "paused"
-        return Running(name=name, pid=found.pid, state=state)
+        return Running(name=name, directory=directory, pid=found.pid, state=state)
 
     async def screenshot(self, plan: Plan) -> bytes:
         """What its display shows, as a PNG. Refused where it has none."""

@@ -35,6 +35,8 @@ _WAITING = 16
 """Clients that may wait for QEMU to take them; it speaks with one at a time."""
 _LAST_THREAD = timedelta(seconds=20)
 """Until a process that was killed has given back its memory."""
+_REMOVED = " (deleted)"
+"""What the kernel says behind the path of a directory that is not there any more."""
 _NAMES = uuid.UUID("8f0c3a52-6d5e-4f0e-9a37-3f2f4f4f0a11")
 
 
@@ -69,8 +71,8 @@ class Processes:
         if known is None or known.stage == "off":
             return None
         if known.stage == "starting":
-            return next(iter(named(name)), None)
-        return known.process if known.process is not None and is_named(known.process, name) else None
+            return next(iter(of_machine(directory, name)), None)
+        return known.process if known.process is not None and is_machine(known.process, directory, name) else None
 
     def is_up(self, directory: Path, name: str) -> bool:
         """Whether it runs, and its start was no half one."""
@@ -112,12 +114,11 @@ class Processes:
         faults.at("hypervisor.qemu_up")
 
     async def end(self, directory: Path, name: str) -> None:
-        """Nobody of this name runs. Idempotent. Broken if it cannot be proven."""
+        """Nobody of this name runs in this directory. Idempotent. Broken if it cannot be proven."""
         known = read(directory)
 
         def everyone() -> list[Identity]:
-            own = known.process if known is not None else None
-            return list(dict.fromkeys([*([own] if own is not None and is_named(own, name) else []), *named(name)]))
+            return of_machine(directory, name)
 
         # A power cut: what it should have been told, it was told before.
         ended = [*everyone(), *await trees.end(everyone, grace=timedelta())]
@@ -232,6 +233,11 @@ def write(directory: Path, record: Record) -> None:
 # ---- what runs on the host -------------------------------------------------------------------------------------------
 
 
+def of_machine(directory: Path, name: str) -> list[Identity]:
+    """Every QEMU of our user that is called exactly so and runs in this directory: a name alone is nobody's."""
+    return [found for found in named(name) if _runs_in(found, directory)]
+
+
 def named(name: str) -> list[Identity]:
     """Every QEMU of our user that is called exactly so."""
     return [found for found, called in everyone() if called == name]
@@ -252,10 +258,10 @@ def everyone() -> Iterator[tuple[Identity, str]]:
                 yield found, called
 
 
-def is_named(identity: Identity, name: str) -> bool:
-    """Whether this process is the QEMU of that name, and not another one on its pid."""
+def is_machine(identity: Identity, directory: Path, name: str) -> bool:
+    """Whether this process is the QEMU of that name and directory, and not another one on its pid."""
     with suppress(OSError):
-        return name_of(identity.pid) == name and trees.is_alive(identity)
+        return name_of(identity.pid) == name and _runs_in(identity, directory) and trees.is_alive(identity)
     return False
 
 
@@ -268,10 +274,16 @@ def name_of(pid: int) -> str:
     return said[said.index("-name") + 1] if said.index("-name") + 1 < len(said) else ""
 
 
+def _runs_in(identity: Identity, directory: Path) -> bool:
+    with suppress(Missing):
+        return directory_of(identity) == directory.resolve()
+    return False
+
+
 def directory_of(identity: Identity) -> Path:
-    """Where it runs. Missing if it does no more."""
+    """Where it runs, though that directory may have been removed. Missing if it runs no more."""
     try:
-        return Path(os.readlink(f"/proc/{identity.pid}/cwd"))
+        return Path(os.readlink(f"/proc/{identity.pid}/cwd").removesuffix(_REMOVED))
     except OSError as exc:
         raise Missing(f"{identity.pid}: runs no more") from exc
 
