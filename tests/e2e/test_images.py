@@ -205,7 +205,7 @@ async def yard(root: Path) -> AsyncIterator[Yard]:
         await yard.images.close()
         await yard.channels.close()
         for one in await yard.driver.running(yard.layout.instance):
-            await yard.driver.end(yard.layout.making / one.name, one.name)
+            await yard.driver.end(one.directory, one.name)
         for environment in await yard.networks.found(yard.layout.instance):
             await yard.networks.close(environment)
 
