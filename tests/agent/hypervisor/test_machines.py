@@ -506,6 +506,16 @@ async def test_buttons(rig: Rig) -> None:
     assert name not in rig.host.machines
     assert (await rig.ask("machine.power", action="on", boot=["network", "disk"]))["power"] == "on"
     assert list(rig.host.machines[name].start.plan.boot) == ["network", "disk"]
+    before = rig.host.machines[name]
+    assert (await rig.ask("machine.power", action="reset"))["power"] == "on"
+    assert rig.host.machines[name] is before, "its process stays, and so does where it boots from"
+    assert (await rig.ask("machine.power", action="reset", boot=["disk"]))["power"] == "on"
+    assert list(rig.host.machines[name].start.plan.boot) == ["disk"]
+    assert not rig.record()["is_off"]
+    await rig.ask("machine.power", action="off")
+    with pytest.raises(Refused, match="is off"):
+        await rig.ask("machine.power", action="reset", boot=["network"])
+    assert rig.record()["spec"]["boot"] == ["disk"]
 
 
 def seed(rig: Rig) -> dict[str, str]:

@@ -25,7 +25,7 @@ from paddock.agent.skills.hypervisor.ports import Card, Plan, Unfit
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Template, Templates, failure
 from paddock.agent.skills.skill import in_thread
-from paddock.core.errors import Broken, PaddockError
+from paddock.core.errors import Broken, PaddockError, Refused
 from paddock.core.image import kernel_of
 from paddock.core.machine import Start
 from paddock.hands import faults
@@ -265,12 +265,22 @@ class Machine:
     # Its buttons
 
     async def power(self, action: str, boot: tuple[str, ...]) -> str:
-        """Press a button; whether it is `on` or `off` now."""
+        """Press a button; whether it is `on` or `off` now.
+
+        Where it boots from is told to its process when that starts: a reset with another order is off, and on again.
+        """
+        is_anew = action == "reset" and bool(boot)
+        if is_anew and not await self.lives():
+            raise Refused(f"{self.record.machine}: is off", hint="power it on first")
         if boot:
             self.spec = replace(self.spec, boot=boot)
             self.keep(replace(self.record, spec=dict(self.spec.params())))
         cards = await self._wire()
         plan = await self._plan(cards)
+        if is_anew:
+            self.keep(replace(self.record, is_off=True))
+            await self._parts.driver.power(plan, "off")
+            action = "on"
         if action == "on":
             self.keep(replace(self.record, is_off=False))
             await self._parts.driver.boot(await self._seeded(plan, cards, self.record.login))
