@@ -319,18 +319,21 @@ def house(directory: Path) -> Iterator[House]:
             built.close()
 
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 @contextlib.contextmanager
 def _reaping() -> Iterator[None]:
     """While it lasts, whoever is orphaned below this process becomes its child: nobody leaves the house unseen."""
     libc = ctypes.CDLL(None, use_errno=True)
+    before = ctypes.c_int()
+    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
     finally:
-        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        # Another house may be open around this one.
+        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
