@@ -564,12 +564,15 @@ async def test_what_is_configured_is_not_tried(tmp_path: Path, device: Path) -> 
 @contextmanager
 def _started(*words: str, cwd: Path | None = None) -> Iterator[int]:
     """A process with these words that sleeps."""
-    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE, cwd=cwd) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, executable=sys.executable, stdin=pipe, stdout=pipe, cwd=cwd) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"up\n"  # before that the kernel may not tell its words
         yield child.pid
         child.kill()
 
 
-_SLEEP = ("-c", "import sys; sys.stdin.read()", "-name")
+_SLEEP = ("-c", "import sys; print('up', flush=True); sys.stdin.read()", "-name")
 
 
 def test_a_machine_is_found_by_its_program_and_its_whole_name() -> None:
@@ -605,11 +608,9 @@ async def test_who_has_a_machines_name_in_another_directory_outlives_its_end(tmp
 def test_a_machine_whose_directory_was_removed_is_still_that_one(tmp_path: Path) -> None:
     place = tmp_path / "gone"
     place.mkdir()
-    words = (command.PROGRAM, "-c", "read line", "-name", PLAN.name)
-    with subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE, cwd=place) as child:
+    with _started(command.PROGRAM, *_SLEEP, PLAN.name, cwd=place) as pid:
         place.rmdir()
-        assert [one.pid for one in process.of_machine(place, PLAN.name)] == [child.pid]
-        child.kill()
+        assert [one.pid for one in process.of_machine(place, PLAN.name)] == [pid]
 
 
 def test_a_record_of_another_boot_names_nobody(tmp_path: Path) -> None:
