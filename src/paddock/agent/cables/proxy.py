@@ -117,8 +117,8 @@ class Proxy:
         """Where to dial, or an answer of 403 that tells why not."""
         literal = parse(target.host)
         if literal is not None:
-            is_public = self.egress.spans(literal, target.port) and _is_elsewhere(literal)
-            if not self.egress.covers(literal, target.port) and not is_public:
+            is_listed = self.egress.covers(literal, target.port)
+            if not is_listed and not (self.egress.spans(literal, target.port) and _is_elsewhere(literal)):
                 raise _Answer(403, f"{target.host}:{target.port} is not on the list of this environment")
             return [literal]
         if not self.egress.names(target.host, target.port):

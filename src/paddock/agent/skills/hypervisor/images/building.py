@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-from paddock.agent.skills.hypervisor import console, identities
+from paddock.agent.skills.hypervisor import console, identities, planting
 from paddock.agent.skills.hypervisor.images import outside, seeding
 from paddock.agent.skills.hypervisor.images.layers import Layer
 from paddock.agent.skills.hypervisor.images.logs import BuildLog
@@ -209,7 +209,7 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
         log.line("the helper machine has put the agent in")
     if is_first and step.settings.entry is Entry.NOCLOUD:
         seed = machine.directory / "seed"
-        await in_thread(lambda: _plant(seed, means.archive(), machine.name))
+        await in_thread(lambda: planting.plant(seed, seeding.files(means.archive(), machine.name)))
     async with _booted(means, machine, volume, seed, log) as (guest, plan, way):
         if step.script is not None:
             script = step.script
@@ -286,12 +286,6 @@ async def _plan(means: Means, machine: Machine, volume: Path, seed: Path | None,
         cmdline=kernel.cmdline,
         seed=seed,
     )
-
-
-def _plant(seed: Path, archive: bytes, name: str) -> None:
-    seed.mkdir(mode=0o700)
-    for file, content in seeding.files(archive, name).items():
-        (seed / file).write_bytes(content)
 
 
 async def prove(means: Means, digest: str, images: Chain, log: BuildLog) -> None:
