@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,20 +16,9 @@ from paddock.core.errors import Broken
 from paddock.core.machine import uniform
 from tests.agent.hypervisor.dying import ERRAND
 from tests.agent.hypervisor.yards import INSTANCE, QemuYard, ask, cloned
-from tools.maven import Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[QemuYard]:
-    try:
-        made = QemuYard(tmp_path)
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-    yield made
-    await made.close()
 
 
 def _die(yard: QemuYard, action: str, point: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -65,16 +65,11 @@ class Volumes:
 
 
 @pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[QemuYard]:
+def yard(yard: QemuYard) -> QemuYard:
     for tool, package in (("sfdisk", "fdisk"), ("mkfs.ext4", "e2fsprogs"), ("mkfs.xfs", "xfsprogs")):
         if shutil.which(tool, path=_path()) is None:
             pytest.skip(f"errands: there is no {tool} here; on Debian: apt-get install {package}")
-    try:
-        made = QemuYard(tmp_path)
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-    yield made
-    await made.close()
+    return yard
 
 
 def _path() -> str:

@@ -800,8 +800,8 @@ class Gated(Qcow2):
         await super().remove(volume)
 
 
-async def test_a_template_that_is_taken_while_another_one_goes_stays(house: House, debian: Image) -> None:
-    leaf = await house.images.ensure(chain_of(debian, "one"))
+async def _first_template_goes(house: House, leaf: str) -> tuple[Gated, asyncio.Task[Any]]:
+    """A collection of two templates of a layer, which stands still while it removes the first."""
     for key in ("t0", "t1"):
         _template(house, key, leaf)
         await house.disks.clone(house.images.volume(leaf), house.layout.templates / key / "disks")
@@ -810,6 +810,12 @@ async def test_a_template_that_is_taken_while_another_one_goes_stays(house: Hous
 
     collecting = asyncio.create_task(ask(house, "image.collect"))
     await gated.began.wait()
+    return gated, collecting
+
+
+async def test_a_template_that_is_taken_while_another_one_goes_stays(house: House, debian: Image) -> None:
+    leaf = await house.images.ensure(chain_of(debian, "one"))
+    gated, collecting = await _first_template_goes(house, leaf)
     _machine(house, "e1", layer=leaf, template="t1")
     own = house.layout.machine("e1", "m") / "disks"
     await house.disks.clone(house.layout.templates / "t1" / "disks", own)
@@ -823,14 +829,7 @@ async def test_a_template_that_is_taken_while_another_one_goes_stays(house: Hous
 
 async def test_a_template_that_is_about_to_be_cloned_stays(house: House, debian: Image) -> None:
     leaf = await house.images.ensure(chain_of(debian, "one"))
-    for key in ("t0", "t1"):
-        _template(house, key, leaf)
-        await house.disks.clone(house.images.volume(leaf), house.layout.templates / key / "disks")
-    _age(house)
-    house.store.disks = gated = Gated(house.layout.root)
-
-    collecting = asyncio.create_task(ask(house, "image.collect"))
-    await gated.began.wait()
+    gated, collecting = await _first_template_goes(house, leaf)
     taking = asyncio.create_task(_take(house, "t1"))
     await asyncio.sleep(0)  # it stands in line
     gated.gate.set()

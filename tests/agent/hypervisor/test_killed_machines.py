@@ -20,7 +20,6 @@ from paddock.hands import faults
 from paddock.wire.framing import JSON
 from tests.agent.hypervisor.builders import House, disk, image
 from tests.agent.hypervisor.yards import INSTANCE, QemuYard, ask, cloned
-from tools.maven import Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -83,16 +82,6 @@ async def test_a_machine_that_is_killed_while_it_builds_makes_no_layer(
 
 
 # ---- QEMU itself, with the tiny guest --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[QemuYard]:
-    try:
-        made = QemuYard(tmp_path)
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-    yield made
-    await made.close()
 
 
 def kill_qemu(name: str) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,20 +19,9 @@ from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.core.errors import Broken
 from paddock.hands.lines import reachable
 from tests.agent.hypervisor.yards import INSTANCE, MIB, QemuYard, ask, cloned
-from tools.maven import Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-async def yard(tmp_path: Path) -> AsyncIterator[QemuYard]:
-    try:
-        made = QemuYard(tmp_path)
-    except Unavailable as exc:
-        pytest.skip(str(exc))
-    yield made
-    await made.close()
 
 
 def _told(pid: int, file: str) -> dict[str, str]:
