@@ -7,7 +7,7 @@ import pytest
 
 from paddock.core.command import Command, State
 from paddock.core.environment import Environment, Machine
-from paddock.core.upkeep import BUILD, CLEAN, DESTROY, INTERRUPTIONS, Ask, Done, GiveUp, Waiting, progress
+from paddock.core.upkeep import BUILD, CLEAN, DESTROY, INTERRUPTIONS, Ask, Done, GiveUp, Unbuilt, Waiting, progress
 
 T0 = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 ENVIRONMENT = Environment(
@@ -86,6 +86,14 @@ def test_an_answer_that_means_it_is_taken_so_often_and_no_more(method: str, trie
         assert progress(ENVIRONMENT, method, [*[no] * (tries - 1), yes], now=T0) == Ask(machines=("one",))
     given_up = GiveUp(reason=f"one: {method} failed: so it was")
     assert progress(ENVIRONMENT, method, [*[no] * tries, yes], now=T0) == given_up
+
+
+@pytest.mark.parametrize("method", [BUILD, CLEAN])
+def test_what_is_to_be_built_first_is_no_attempt(method: str) -> None:
+    no = tried("two", State.FAILED, "unbuilt", method=method)
+    yes = tried("one", State.COMPLETE, method=method)
+    assert progress(ENVIRONMENT, method, [yes, no], now=T0) == Unbuilt(machines=("two",))
+    assert progress(ENVIRONMENT, method, [no], now=T0) == Unbuilt(machines=("two",))
 
 
 def test_a_host_that_is_always_interrupted_is_given_up_in_the_end() -> None:

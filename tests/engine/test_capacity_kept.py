@@ -50,6 +50,7 @@ MOODS = {
     "interrupted": Reply(code="interrupted"),
     "busy": Reply(code="busy", is_refused=True),
     "slow": Reply(is_running=True),
+    "bare": Reply(code="unbuilt"),
 }
 METHODS = ("machine.build", "machine.clean", "machine.destroy", "machine.save", "machine.forget", "image.build")
 

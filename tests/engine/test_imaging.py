@@ -256,6 +256,77 @@ async def test_an_image_that_is_no_longer_configured_is_forgotten(scene: Virtual
     assert scene.look(lambda tables: tables.images.where()) == []
 
 
+async def test_what_was_removed_on_its_host_is_built_again_before_another_machine_is_made(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    await scene.later(minutes=2)
+    carrier = scene.carrier("vm-1")
+    carrier.on("machine.build", Reply(code="unbuilt"), Reply())
+    other = await scene.acquire("vm")
+    assert (lease.state, other.state) == ("granted", "granted")
+    assert [method for method in carrier.methods() if method in ("image.build", "machine.build")] == [
+        *("image.build", "machine.build"),
+        *("machine.build", "image.build", "machine.build"),
+    ]
+    assert scene.environment("vm-2").state == "gone"
+    notes = scene.look(lambda tables: [line.note for line in tables.history.of("environments", "vm-2")])
+    assert "its host lacks a part of debian" in notes
+    assert scene.environment(lease.environment).state == "leased"
+
+
+async def test_what_was_removed_waits_for_room_like_every_build(scene: Virtual) -> None:
+    image = replace(DEBIAN, memory=4 * GIB)
+    scene.configure(hosts=hosts("vm-1"), images={"debian": image}, pools={"vm": VM})
+    leases = [await scene.acquire("vm") for _ in range(3)]
+    await scene.later(minutes=2)
+    scene.carrier("vm-1").on("machine.build", Reply(code="unbuilt"), Reply())
+    waiting = await scene.acquire("vm")
+    assert (scene.image().state, scene.image().serves, waiting.state) == ("wanted", False, "queued")
+    assert len(scene.living()) == 3
+    assert "debian" in (await scene.people.why(waiting.id)).waits_for
+    await scene.people.release(leases[0].id, fence=leases[0].fence, identity=ROOT)
+    await scene.settle()
+    assert (scene.image().state, scene.lease(waiting.id).state) == ("ready", "granted")
+
+
+async def test_what_was_removed_while_a_machine_is_cleaned_is_built_again(scene: Virtual) -> None:
+    lease = await scene.acquire("vm")
+    await scene.later(minutes=2)
+    scene.carrier("vm-1").on("machine.clean", Reply(code="unbuilt"))
+    await scene.people.release(lease.id, fence=lease.fence, identity=ROOT)
+    await scene.settle()
+    assert scene.environment(lease.environment).state == "gone"
+    assert len(scene.orders("image.build")) == 2
+    assert (await scene.acquire("vm")).state == "granted"
+
+
+async def test_an_image_that_is_lost_as_soon_as_it_is_built_waits_like_one_that_failed(scene: Virtual) -> None:
+    scene.carrier("vm-1").on("machine.build", Reply(code="unbuilt"))
+    lease = await scene.acquire("vm")
+    assert (scene.image().state, scene.image().reason) == ("failed", "its host lacks a part of it")
+    await scene.later(minutes=4)
+    assert len(scene.orders("machine.build")) == 1
+    scene.carrier("vm-1").on("machine.build", Reply())
+    await scene.later(minutes=2)
+    assert scene.lease(lease.id).state == "granted"
+
+
+async def test_who_lost_it_before_it_was_built_again_has_it_built_only_once(scene: Virtual) -> None:
+    await scene.acquire("vm")
+    await scene.later(minutes=2)
+    carrier = scene.carrier("vm-1")
+    carrier.on("machine.build", Reply(is_running=True))
+    waiting = await scene.acquire("vm")
+    (command,) = carrier.running.values()
+    await scene.later(minutes=2)
+    await scene.people.build_image("debian", host="", identity=ROOT)
+    await scene.settle()
+    carrier.on("machine.build", Reply())
+    await carrier.finish(command, Reply(code="unbuilt"))
+    await scene.settle()
+    assert len(scene.orders("image.build")) == 2
+    assert scene.lease(waiting.id).state == "granted"
+
+
 async def test_the_machine_that_builds_waits_for_room_and_comes_before_new_environments(scene: Virtual) -> None:
     first = [await scene.acquire("vm") for _ in range(6)]
     assert {lease.state for lease in first} == {"granted"}

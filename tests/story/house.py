@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +17,7 @@ import httpx
 
 from paddock.agent import identity
 from paddock.hands import trees
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
@@ -60,8 +59,8 @@ class House:
         self.config = directory / "paddock.yaml"
         self.stream.touch()
         self._http = httpx.Client(timeout=30, verify=False, trust_env=False)  # one for all: making one is slow
-        self.server: subprocess.Popen[bytes] | None = None
-        self.agent: subprocess.Popen[bytes] | None = None
+        self.server: warm.Process | None = None
+        self.agent: warm.Process | None = None
         self.url = ""
         self.host = HOST
         self.host_program: tuple[str, ...] = ("-m", "paddock.agent", "run")
@@ -104,9 +103,9 @@ class House:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 self._port = free.getsockname()[1]
             self.url = f"http://127.0.0.1:{self._port}"
-        log = (self.directory / "server.log").open("ab")
         argv = [sys.executable, "-m", "paddock", "serve", str(self.config), "--listen", f"127.0.0.1:{self._port}"]
-        self.server = subprocess.Popen(argv, stdout=log, stderr=log, env=self.surroundings(environment))
+        with (self.directory / "server.log").open("ab") as log:
+            self.server = warm.start(argv, log=log, env=self.surroundings(environment))
 
     def serves(self) -> bool:
         """Whether the server's process lives."""
@@ -120,16 +119,14 @@ class House:
 
     def start_agent(self, **environment: str) -> None:
         """Start the host's agent, enrolled at its first start."""
-        log = (self.directory / "agent.log").open("ab")
         websocket = self.url.replace("http", "ws", 1) + "/agent"
         argv = [sys.executable, *self.host_program, "--server", websocket, "--state", str(self.agent_state)]
         argv += ["--cloud", "none"]
         if not (self.agent_state / identity.FILE).exists():
             self.until(lambda: self.get("hosts")["items"], "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]
-        self.agent = subprocess.Popen(
-            argv, stdout=log, stderr=log, env=self.surroundings(environment), start_new_session=True
-        )
+        with (self.directory / "agent.log").open("ab") as log:
+            self.agent = warm.start(argv, log=log, env=self.surroundings(environment), start_new_session=True)
 
     def tend(self, **environment: str) -> None:
         """See that both run: what is dead is started, with `environment` if it was never started before."""
@@ -158,7 +155,7 @@ class House:
             **extra,
         }
 
-    def kill(self, process: subprocess.Popen[bytes] | None, number: int = signal.SIGKILL) -> None:
+    def kill(self, process: warm.Process | None, number: int = signal.SIGKILL) -> None:
         """Signal one of ours and wait for its end."""
         if process is not None and process.poll() is None:
             process.send_signal(number)
@@ -177,7 +174,8 @@ class House:
 
     def living(self) -> list[trees.Identity]:
         """Every process of this house, however it was forked, and whatever it did to its environment."""
-        return [one for one in trees.descendants(os.getpid()) if one.pid not in self._strangers]
+        others = self._strangers | warm.processes()
+        return [one for one in trees.descendants(os.getpid()) if one.pid not in others]
 
     def tasks(self) -> list[trees.Identity]:
         """The living processes of this house that belong to a task."""
@@ -319,21 +317,13 @@ def house(directory: Path) -> Iterator[House]:
             built.close()
 
 
-PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 36, 37
-
-
 @contextlib.contextmanager
 def _reaping() -> Iterator[None]:
     """While it lasts, whoever is orphaned below this process becomes its child: nobody leaves the house unseen."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = ctypes.c_int()
-    libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(before), 0, 0, 0)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        yield
+        with warm.adopting():
+            yield
     finally:
-        # Another house may be open around this one.
-        libc.prctl(PR_SET_CHILD_SUBREAPER, before.value, 0, 0, 0)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

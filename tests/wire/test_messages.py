@@ -98,7 +98,7 @@ def test_an_error_with_a_strange_code_failed(code: object) -> None:
 def test_every_code_has_a_meaning() -> None:
     assert set(MEANINGS) == set(Code)
     assert list(Code) == (
-        "unknown_method bad_params refused stale busy interrupted cancelled expired timed_out failed".split()
+        "unknown_method bad_params refused stale busy interrupted cancelled expired timed_out failed unbuilt".split()
     )
 
 

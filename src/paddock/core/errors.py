@@ -39,5 +39,9 @@ class Missing(PaddockError):
     """There is no such thing."""
 
 
+class Unbuilt(Missing):
+    """What it would be made of is not there: that has to be built first, and room for it to be booked."""
+
+
 class Broken(PaddockError):
     """Something that should work does not: a disk, a forge, a process. Nobody who asked is to blame."""

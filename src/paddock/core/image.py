@@ -100,9 +100,9 @@ def build_limit(images: Chain) -> timedelta:
     return DOWNLOAD + sum((image.limit * (len(image.scripts) + 1) for image in images), timedelta())
 
 
-def machine_limit(images: Chain) -> timedelta:
-    """How long its host may take, beside the machine itself, for what a machine is made from, should that be gone."""
-    return build_limit(images) + WARM_UP * sum(bool(image.warm_up) for image in images)
+def warm_up_limit(images: Chain) -> timedelta:
+    """How long its host may take, beside the machine itself, for the scripts that warm up what it is forked from."""
+    return WARM_UP * sum(bool(image.warm_up) for image in images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,7 @@ class State(StrEnum):
     BUILDING = "building"
     READY = "ready"
     FAILED = "failed"
-    """What served before goes on serving; it is tried again after a while, or when a person asks."""
+    """What served before goes on serving, if it is there; it is tried again after a while, or when a person asks."""
 
 
 class Signal(StrEnum):
@@ -189,6 +189,7 @@ LIFECYCLE = Table(
         (State.BUILDING, Signal.BUILT): State.READY,
         (State.BUILDING, Signal.FAIL): State.FAILED,
         (State.READY, Signal.WANT): State.WANTED,
+        (State.READY, Signal.FAIL): State.FAILED,
         (State.FAILED, Signal.WANT): State.WANTED,
     },
 )

@@ -15,6 +15,8 @@ FORGET = "machine.forget"
 
 _AGAIN = frozenset({"interrupted", "busy", "expired"})
 """Codes that say nothing about the machine: the same state is asked for once more, under a new id."""
+_UNBUILT = "unbuilt"
+"""The code that says that there is something else to do before the same state may be asked for."""
 
 TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1, SAVE: 1, FORGET: 1}
 """How many answers of another kind are taken before it is given up: a cleaning that did not succeed proves nothing."""
@@ -46,6 +48,13 @@ class Done:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unbuilt:
+    """The images of these machines are not on their host as they were: they have to be built first."""
+
+    machines: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class GiveUp:
     """It was tried often enough."""
 
@@ -54,9 +63,10 @@ class GiveUp:
 
 def progress(
     environment: Environment, method: str, commands: Sequence[Command], *, now: datetime
-) -> Ask | Waiting | Done | GiveUp:
+) -> Ask | Waiting | Done | Unbuilt | GiveUp:
     """How far `method` has come under the environment's present fence."""
     mine = [one for one in commands if one.method == method and one.fence == environment.fence]
+    unbuilt: list[str] = []
     due: list[str] = []
     done: list[Command] = []
     later: list[datetime] = []
@@ -65,7 +75,9 @@ def progress(
         if reason := _hopeless(method, tries):
             return GiveUp(reason=f"{machine.name}: {reason}")
         last = tries[-1] if tries else None
-        if last is None or last.state is State.FAILED:
+        if last is not None and last.code == _UNBUILT:
+            unbuilt.append(machine.name)
+        elif last is None or last.state is State.FAILED:
             again = _again(tries)
             if again is not None and now < again:
                 later.append(again)
@@ -73,6 +85,8 @@ def progress(
                 due.append(machine.name)
         elif last.state is State.COMPLETE:
             done.append(last)
+    if unbuilt:
+        return Unbuilt(machines=tuple(unbuilt))
     if due:
         return Ask(machines=tuple(due))
     if len(done) == len(environment.machines):
@@ -90,7 +104,7 @@ def _again(tries: Sequence[Command]) -> datetime | None:
 
 def _hopeless(method: str, tries: Sequence[Command]) -> str:
     failed = [one for one in tries if one.state is State.FAILED]
-    meant = [one for one in failed if one.code not in _AGAIN]
+    meant = [one for one in failed if one.code not in (*_AGAIN, _UNBUILT)]
     if len(meant) >= TRIES[method] or len(failed) >= INTERRUPTIONS:
         return f"{method} {failed[-1].code}: {failed[-1].message}"
     return ""

@@ -13,9 +13,9 @@ from paddock.core import upkeep
 from paddock.core.command import Command
 from paddock.core.environment import Environment, Machine, Pool
 from paddock.core.host import Host
-from paddock.core.image import HostImage, machine_limit
+from paddock.core.image import HostImage, warm_up_limit
 from paddock.core.lease import Lease
-from paddock.engine import booking, leasing
+from paddock.engine import booking, imaging, leasing
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move, order
 from paddock.engine.ordering import outdate
@@ -27,8 +27,8 @@ from paddock.ports import Tables, Touched
 LIMIT = 300
 """Seconds that building one machine may take."""
 VIRTUAL_LIMIT = 600
-"""The same for one that is made from an image: it may have to boot, on a processor that is not there. What it takes
-to build and clean one has `machine_limit` on top.
+"""The same for one that is made from an image: it may have to boot, on a processor that is not there. To build or clean
+one that may be forked has `warm_up_limit` on top.
 """
 
 
@@ -116,10 +116,11 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
         case upkeep.Ask(machines=names):
             limit = LIMIT if environment.spec is None else VIRTUAL_LIMIT
             if not ask(tables, means, environment, upkeep.BUILD, names, limit=limit, now=now):
-                why = "an image of it was built anew meanwhile"
-                broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=why)
-                outdate(tables, broken, now=now)
-                move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
+                _give_up(tables, environment, why="an image of it was built anew meanwhile", now=now)
+        case upkeep.Unbuilt(machines=names):
+            images = images_of(environment, names)
+            imaging.lost(tables, environment, images, now=now)
+            _give_up(tables, environment, why=f"its host lacks a part of {', '.join(images)}", now=now)
         case upkeep.Done(commands=commands):
             made = replace(environment, machines=as_built(environment, commands))
             ready = environments.move(made, environments.Signal.BUILT, now=now)
@@ -160,7 +161,7 @@ def ask(
             spec = spec_for(tables, environment, machine)
             if spec is None:
                 return False
-            more[machine] = {"spec": spec, "limit": limit + _healing(tables, environment, machine)}
+            more[machine] = {"spec": spec, "limit": limit + _warm_up(tables, environment, machine)}
     for machine in machines:
         order(
             tables,
@@ -176,13 +177,27 @@ def ask(
     return True
 
 
-def _healing(tables: Tables, environment: Environment, machine: str) -> int:
-    """Seconds more for one that is made from an image: what of that was removed by hand is built again for it."""
+def _warm_up(tables: Tables, environment: Environment, machine: str) -> int:
+    """Seconds more for one that may be the first of its kind."""
     if environment.spec is None or environment.fork_of:
         return 0
-    place = next(index for index, one in enumerate(environment.machines) if one.name == machine)
-    row = booking.images_on(tables, environment.host)[environment.spec.machines[place].image]
-    return round(machine_limit(row.serving).total_seconds())
+    (image,) = images_of(environment, (machine,))
+    row = booking.images_on(tables, environment.host)[image]
+    return round(warm_up_limit(row.serving).total_seconds())
+
+
+def images_of(environment: Environment, machines: tuple[str, ...]) -> tuple[str, ...]:
+    """The images that these machines of an environment are made from, each once."""
+    assert environment.spec is not None, "only what is made from images lacks one"
+    made = zip(environment.machines, environment.spec.machines, strict=True)
+    return tuple(dict.fromkeys(settings.image for machine, settings in made if machine.name in machines))
+
+
+def _give_up(tables: Tables, environment: Environment, *, why: str, now: datetime) -> None:
+    """What there is of it is destroyed; another one is built for who waits, once that can be."""
+    broken = environments.move(environment, environments.Signal.BREAK, now=now, reason=why)
+    outdate(tables, broken, now=now)
+    move(tables, "environments", environment, broken, environments.Signal.BREAK, now=now)
 
 
 def as_built(environment: Environment, commands: Sequence[Command]) -> tuple[Machine, ...]:

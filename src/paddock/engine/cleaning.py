@@ -12,9 +12,9 @@ from paddock.core import upkeep
 from paddock.core.command import Command
 from paddock.core.environment import Environment, Machine, Reset
 from paddock.core.host import Host
-from paddock.engine import leasing
+from paddock.engine import imaging, leasing
 from paddock.engine.alerting import end_all
-from paddock.engine.building import VIRTUAL_LIMIT, as_built, ask
+from paddock.engine.building import VIRTUAL_LIMIT, as_built, ask, images_of
 from paddock.engine.loop import earliest
 from paddock.engine.means import Means, move
 from paddock.engine.ordering import outdate
@@ -96,6 +96,10 @@ class Cleaning:
                 if not self._ask(tables, environment, method, names, now=now):
                     tables.environments.swap(environment, replace(environment, retiring=True))
                     return now
+            case upkeep.Unbuilt(machines=lacking):
+                imaging.lost(tables, environment, images_of(environment, lacking), now=now)
+                tables.environments.swap(environment, replace(environment, retiring=True))
+                return now
             case upkeep.Done(commands=done):
                 made = as_built(environment, done) if method == upkeep.CLEAN else environment.machines
                 finish(tables, environment, made, now=now)

@@ -3,7 +3,7 @@
 Effects: idempotent (orders commands that state an end; each order is in the transaction that moves the image's row)
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,19 @@ from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment
 from paddock.core.errors import Missing, Refused
 from paddock.core.host import Host
-from paddock.core.image import LIFECYCLE, Chain, HostImage, Layer, Signal, State, again, build_limit, chain, recipe
+from paddock.core.image import (
+    LIFECYCLE,
+    Chain,
+    HostImage,
+    Layer,
+    Signal,
+    State,
+    again,
+    build_limit,
+    chain,
+    id_of,
+    recipe,
+)
 from paddock.core.redaction import sentence
 from paddock.engine import booking
 from paddock.engine.filing import directory_of
@@ -32,6 +44,9 @@ COLLECT = "image.collect"
 BUSY_AGAIN = timedelta(seconds=10)
 LOGS = 5
 """Logs of builds that are kept of one image on one host."""
+LOST = "its host lacks a part of it"
+_SOON = timedelta(minutes=1)
+"""An image that is lost again so soon after it was built waits as one that failed: its host would build for ever."""
 _AGAIN = frozenset({"interrupted", "busy", "expired"})
 """Codes that say nothing about the image: it is asked for once more, under a new id."""
 _FREE = frozenset({environments.State.GONE, environments.State.SAVED, environments.State.READY})
@@ -113,16 +128,13 @@ def _settle(tables: Tables, means: Means, row: HostImage, *, now: datetime) -> t
         if command is not None and command.code == "busy" and now < moment:
             return row, moment
         return _ask(tables, means, row, now=now), None
-    reason = f"{command.code}: {command.message}".rstrip(": ")
-    failed = replace(
-        row,
-        state=LIFECYCLE.step(row.state, Signal.FAIL),
-        since=now,
-        attempts=row.attempts + 1,
-        reason=reason,
-        asked_by="",
-    )
-    return move(tables, "images", row, failed, Signal.FAIL, now=now), None
+    return _fail(tables, row, f"{command.code}: {command.message}".rstrip(": "), now=now), None
+
+
+def _fail(tables: Tables, row: HostImage, reason: str, *, now: datetime) -> HostImage:
+    state, attempts = LIFECYCLE.step(row.state, Signal.FAIL), row.attempts + 1
+    failed = replace(row, state=state, since=now, attempts=attempts, reason=reason, asked_by="")
+    return move(tables, "images", row, failed, Signal.FAIL, now=now)
 
 
 def _built(tables: Tables, row: HostImage, command: Command, *, now: datetime) -> HostImage:
@@ -195,10 +207,27 @@ def _follow(tables: Tables, row: HostImage, configured: Chain, *, now: datetime)
 
 
 def _want(
-    tables: Tables, row: HostImage, changed: HostImage | None = None, *, now: datetime, by: str = ""
+    tables: Tables, row: HostImage, changed: HostImage | None = None, *, now: datetime, by: str = "", note: str = ""
 ) -> HostImage:
     wanted = replace(changed or row, state=LIFECYCLE.step(row.state, Signal.WANT), since=now, asked_by=by)
-    return move(tables, "images", row, wanted, Signal.WANT, now=now, by=by)
+    return move(tables, "images", row, wanted, Signal.WANT, now=now, by=by, note=note)
+
+
+def lost(tables: Tables, environment: Environment, names: Iterable[str], *, now: datetime) -> None:
+    """An environment's host lacks parts of these images, which somebody removed: no machine is made of them before
+    they are built, and booked, again.
+    """
+    for name in names:
+        row = tables.images.find(id_of(name, environment.host))
+        if row is None or not row.serves or (row.built is not None and row.built > environment.since):
+            continue  # known already, or whole again since the environment's machines were asked for
+        unserved = tables.images.swap(row, replace(row, serving=(), digest=""))
+        if row.state is not State.READY:
+            continue  # it is built already, or waits for that
+        if row.built is not None and now - row.built < _SOON:
+            _fail(tables, unserved, LOST, now=now)
+        else:
+            _want(tables, unserved, now=now, note=LOST)
 
 
 def _begin(tables: Tables, means: Means, configuration: Configuration, row: HostImage, *, now: datetime) -> bool:

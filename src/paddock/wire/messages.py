@@ -46,6 +46,7 @@ class Code(StrEnum):
     EXPIRED = "expired"
     TIMED_OUT = "timed_out"
     FAILED = "failed"
+    UNBUILT = "unbuilt"
 
 
 MEANINGS: Mapping[Code, str] = {
@@ -59,6 +60,7 @@ MEANINGS: Mapping[Code, str] = {
     Code.EXPIRED: "it did not start within its time, or its record is pruned; it never runs",
     Code.TIMED_OUT: "its limit ended it",
     Code.FAILED: "it was tried and could not be done",
+    Code.UNBUILT: "what it would be made of is not there and has to be built first; nothing was begun",
 }
 
 

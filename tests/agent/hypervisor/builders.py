@@ -21,7 +21,6 @@ from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.core.errors import Broken
 from paddock.core.image import BuildScript, Entry, Image
-from paddock.core.machine import Size
 from paddock.wire.specs import Wake
 from tests.agent.hypervisor.doubles import FakeNetworks
 from tests.agent.hypervisor.fakes import FakeDriver, Host, Start
@@ -111,8 +110,6 @@ class House:
         self.agents = Agents(self.host)
         self.disks = kinds.named(kind, root)
         self.store = Store(self.layout, self.disks)
-        self.booked: list[Size] = []
-        self.free: list[Size] = []
         self.networks = networks or FakeNetworks()
         self.images = self.again()
 
@@ -122,18 +119,11 @@ class House:
             store=self.store,
             driver=self.driver,
             inside=self.agents.inside,
-            book=self._book,
             archive=lambda: b"the agent",
             outside=Uplinks(networks=self.networks, variables=self.networks.variables),
         )
         self.images = Images(means)
         return self.images
-
-    @asynccontextmanager
-    async def _book(self, size: Size) -> AsyncIterator[None]:
-        self.booked.append(size)
-        yield
-        self.free.append(size)
 
     @property
     def making(self) -> list[str]:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Usage
-from paddock.core.errors import Broken, Missing, Refused
+from paddock.core.errors import Broken, Missing, Refused, Unbuilt
 from paddock.core.image import Chain
 from paddock.core.machine import Nic
 from paddock.hands import links
@@ -113,11 +113,12 @@ class FakeNetworks:
 
 
 class FakeImages:
-    """Every image is there; `ensured` counts who asked."""
+    """Every image is there but those of `lost`; `found` counts who asked."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ensured = 0
+        self.found = 0
+        self.lost: set[str] = set()
         self.turn = asyncio.Lock()
         self.asked = asyncio.Event()
 
@@ -127,8 +128,10 @@ class FakeImages:
         async with self.turn:
             yield
 
-    async def ensure(self, chain: Chain) -> str:
-        self.ensured += 1
+    async def find(self, chain: Chain) -> str:
+        self.found += 1
+        if chain[-1].name in self.lost:
+            raise Unbuilt(f"image {chain[-1].name}: a part of it is not there")
         digest = f"layer-of-{chain[-1].name}"
         volume = self.volume(digest)
         if not volume.is_dir():

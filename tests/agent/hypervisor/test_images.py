@@ -24,9 +24,8 @@ from paddock.agent.skills.hypervisor.disks.qcow2 import Qcow2
 from paddock.agent.skills.hypervisor.images import downloading
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.skill import Call, Read, Work
-from paddock.core.errors import Broken, Refused
+from paddock.core.errors import Broken, Refused, Unbuilt
 from paddock.core.image import Chain, Entry, Image, steps
-from paddock.core.machine import Size
 from paddock.wire import methods
 from paddock.wire.messages import Code
 from paddock.wire.specs import chain_params
@@ -118,14 +117,14 @@ async def test_a_script_is_told_what_its_configuration_says(house: House, debian
     assert not any(wake.host_keys or wake.login_key or wake.authorized_keys for wake in house.agents.wakes)
 
 
-async def test_a_machine_that_builds_has_no_card_and_is_booked(house: House, debian: Image) -> None:
+async def test_a_machine_that_builds_has_no_card_and_is_as_large_as_is_booked(house: House, debian: Image) -> None:
     plans = []
     house.agents.mute = lambda start: bool(plans.append(start.plan))
 
     await house.images.ensure(chain_of(debian, "one"))
 
     assert not any(plan.cards or plan.is_template for plan in plans)
-    assert house.booked == [Size(memory=64 * MIB, vcpus=1)] * 3 == house.free
+    assert [(plan.memory, plan.vcpus) for plan in plans] == [(64 * MIB, 1)] * 3
 
 
 async def test_scripts_reach_what_their_own_image_lists_and_only_while_they_run(house: House, debian: Image) -> None:
@@ -414,6 +413,28 @@ async def test_what_was_removed_by_hand_is_built_again_with_what_needs_it(
     assert house.agents.ran == ["one", "two"][max(0, number - 2) :]
     assert house.images.volume(leaf) != before
     assert (await house.disks.disks(house.images.volume(leaf)))[0].path.is_file()
+
+
+@pytest.mark.parametrize("part", ["base", "agent", "leaf", "proof"])
+async def test_who_makes_machines_finds_an_image_only_whole_and_builds_nothing(
+    house: House, debian: Image, part: str
+) -> None:
+    chain = chain_of(debian, "one")
+    with pytest.raises(Unbuilt, match="image web: a part of it is not there"):
+        await house.images.find(chain)
+    leaf = await house.images.ensure(chain)
+    assert await house.images.find(chain) == leaf
+
+    base, agent, _ = digests(chain)
+    lost = {"base": house.store.place(base), "agent": house.store.place(agent), "leaf": house.store.place(leaf)}
+    if part == "proof":
+        (house.store.place(leaf) / "proven").unlink()
+    else:
+        shutil.rmtree(lost[part])
+    boots = house.boots
+    with pytest.raises(Unbuilt, match="image web: a part of it is not there"):
+        await house.images.find(chain)
+    assert house.boots == boots
 
 
 async def test_a_disk_that_was_removed_or_written_by_hand_is_noticed(house: House, debian: Image) -> None:

@@ -23,10 +23,11 @@ from paddock.agent.skills.hypervisor.machines import Machines
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.agent.skills.hypervisor.templates import Templates
-from paddock.agent.skills.skill import Call, Work
-from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.agent.skills.skill import Call, Work, code_of
+from paddock.core.errors import Broken, PaddockError, Refused, Unbuilt
 from paddock.core.image import Image
 from paddock.core.machine import NetworkSettings, NicSettings, Start, mac, nics
+from paddock.wire.messages import Code
 from paddock.wire.specs import MachineSpec, NetworkSpec, Peer
 from tests.agent.desk import TOKEN, Desk
 from tests.agent.hypervisor.doubles import UPLINK, FakeDisks, FakeImages, FakeNetworks, Guests, told
@@ -269,6 +270,20 @@ async def test_a_build_that_fails_leaves_nothing(rig: Rig) -> None:
     assert not rig.host.machines
     assert not rig.networks.opened
     assert not rig.networks.wired
+
+
+@pytest.mark.parametrize("method", ["machine.build", "machine.clean"])
+async def test_a_machine_whose_image_is_gone_is_not_made_and_its_host_says_what_is_to_be_done_first(
+    rig: Rig, method: str
+) -> None:
+    if method == "machine.clean":
+        await rig.ask("machine.build", spec=spec())
+    rig.images.lost.add("debian")
+    with pytest.raises(Unbuilt, match="image debian: a part of it is not there") as raised:
+        await rig.ask(method, fence=2, spec=spec())
+    assert code_of(raised.value) is Code.UNBUILT
+    assert not rig.directory().exists()
+    assert not rig.host.machines
 
 
 async def test_building_again_is_the_same_machine(rig: Rig) -> None:

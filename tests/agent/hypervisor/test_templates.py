@@ -46,7 +46,7 @@ async def ensured(root: Path, images: FakeImages | None = None) -> Template:
         images=images,
         channels=guests,
     )
-    templates, layer = Templates(parts), await images.ensure(SPEC.image)
+    templates, layer = Templates(parts), await images.find(SPEC.image)
     try:
         return await templates.ensure(await templates.key(layer, SPEC), layer, SPEC)
     finally:

@@ -22,7 +22,7 @@ from paddock.agent.floor import Floor
 from paddock.agent.life import Life
 from paddock.agent.paths import name_for
 from paddock.agent.settings import Hypervisor
-from paddock.core.errors import Broken, PaddockError, Refused, Stale
+from paddock.core.errors import Broken, PaddockError, Refused, Stale, Unbuilt
 from paddock.hands import faults
 from paddock.hands.exit import Exit
 from paddock.hands.order import Order
@@ -189,6 +189,8 @@ def code_of(exc: Exception) -> Code:
             return Code.STALE
         case Refused():
             return Code.REFUSED
+        case Unbuilt():
+            return Code.UNBUILT
     return Code.FAILED
 
 

@@ -15,7 +15,6 @@ from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.settings import Hypervisor
 from paddock.agent.skills.hypervisor import disks as kinds
-from paddock.agent.skills.hypervisor.booking import Bench
 from paddock.agent.skills.hypervisor.disks.files import Files
 from paddock.agent.skills.hypervisor.drivers.qemu import Qemu
 from paddock.agent.skills.hypervisor.errands.putting import Helper
@@ -65,7 +64,6 @@ async def opened(place: Place, carrying: Carrying) -> AsyncIterator[Mapping[str,
                 store=Store(where, disks),
                 driver=driver,
                 inside=channels.inside,
-                book=Bench().booked,
                 archive=archive,
                 outside=Uplinks(networks=networks, variables=networks.variables),
                 helper=Helper(driver, disks, instance=where.instance, archive=archive),

@@ -95,14 +95,14 @@ class Machine:
 
     # Existing
 
-    async def make(self, login: Awaitable[Pair]) -> None:
+    async def make(self, login: Callable[[], Awaitable[Pair]]) -> None:
         """From nothing to awake: a fork if one is wanted and possible, else booted, which its record says why.
 
-        Broken, with nothing of it left but its record, if it cannot be made.
+        Broken, or Unbuilt, with nothing of it left but its record, if it cannot be made.
         """
-        layer = "" if self.spec.saved else await self._parts.images.ensure(self.spec.image)
+        layer = "" if self.spec.saved else await self._parts.images.find(self.spec.image)
         self.keep(replace(self.record, layer=layer, saved=self.spec.saved))
-        made = asyncio.create_task(self._make_keys(login))
+        made = asyncio.create_task(self._make_keys(login()))
         try:
             cards = await self._wire()
             why = await self._fork(layer, cards, made)

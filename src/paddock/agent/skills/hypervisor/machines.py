@@ -151,7 +151,7 @@ class Machines:
         self._machines[key] = machine
         try:
             self._hold(key, machine)
-            await machine.make(self._logins.of(call.environment, call.fence))
+            await machine.make(functools.partial(self._logins.of, call.environment, call.fence))
         except BaseException:
             await asyncio.shield(self._remove(machine))
             raise

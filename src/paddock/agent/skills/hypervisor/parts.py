@@ -47,8 +47,8 @@ class Guest(Protocol):
 class Images(Protocol):
     """The images of this host. Real: images.Images."""
 
-    async def ensure(self, chain: Chain) -> str:
-        """The digest of an image's last layer, which is whole and sealed; what is missing of it is built first."""
+    async def find(self, chain: Chain) -> str:
+        """The digest of an image's last layer, which is whole and sealed. Unbuilt if any of it is missing."""
 
     def volume(self, digest: str) -> Path:
         """Where a layer's volume is."""

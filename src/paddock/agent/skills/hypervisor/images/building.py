@@ -23,8 +23,8 @@ from paddock.agent.skills.hypervisor.images.store import Store
 from paddock.agent.skills.hypervisor.ports import Driver, Plan
 from paddock.agent.skills.skill import in_thread
 from paddock.core.errors import Broken, PaddockError
-from paddock.core.image import HELPER, Chain, Entry, Image, Step, kernel_of
-from paddock.core.machine import Size, uniform
+from paddock.core.image import Chain, Entry, Image, Step, kernel_of
+from paddock.core.machine import uniform
 from paddock.hands import faults
 from paddock.wire.specs import Wake
 
@@ -64,7 +64,6 @@ class Guest(Protocol):
 
 
 Inside = Callable[[Path], AbstractAsyncContextManager[Guest]]
-Book = Callable[[Size], AbstractAsyncContextManager[None]]
 
 
 class Helper(Protocol):
@@ -81,7 +80,6 @@ class Means:
     store: Store
     driver: Driver
     inside: Inside
-    book: Book
     archive: Callable[[], bytes]
     """The agent as one file, for images that do not have it."""
     outside: Outside
@@ -204,8 +202,7 @@ async def _change(means: Means, machine: Machine, volume: Path, step: Step, log:
     seed = None
     if is_first and step.settings.entry is Entry.HELPER:
         assert means.helper is not None, "who asked was refused"
-        async with means.book(HELPER):
-            await means.helper.put_agent(volume, directory=machine.directory, limit=step.settings.limit)
+        await means.helper.put_agent(volume, directory=machine.directory, limit=step.settings.limit)
         log.line("the helper machine has put the agent in")
     if is_first and step.settings.entry is Entry.NOCLOUD:
         seed = machine.directory / "seed"
@@ -240,21 +237,20 @@ async def _booted(
     means: Means, machine: Machine, volume: Path, seed: Path | None, log: BuildLog
 ) -> AsyncIterator[tuple[Guest, Plan, Way]]:
     settings = machine.settings
-    async with means.book(Size(memory=settings.memory, vcpus=settings.vcpus)):
-        way = await _way(means, machine, log)
-        plan = await _plan(means, machine, volume, seed, way)
-        began = time.monotonic()
-        faults.at("hypervisor.image_booting")
-        try:
-            await means.driver.boot(plan)
-            faults.at("hypervisor.image_booted")
-            async with means.inside(machine.directory) as guest:
-                await guest.parked(settings.limit)
-                log.line(f"its agent answers {time.monotonic() - began:.1f} s after its machine was started")
-                yield guest, plan, way
-        except PaddockError:
-            await _console(machine.directory / console.FILE, log)
-            raise
+    way = await _way(means, machine, log)
+    plan = await _plan(means, machine, volume, seed, way)
+    began = time.monotonic()
+    faults.at("hypervisor.image_booting")
+    try:
+        await means.driver.boot(plan)
+        faults.at("hypervisor.image_booted")
+        async with means.inside(machine.directory) as guest:
+            await guest.parked(settings.limit)
+            log.line(f"its agent answers {time.monotonic() - began:.1f} s after its machine was started")
+            yield guest, plan, way
+    except PaddockError:
+        await _console(machine.directory / console.FILE, log)
+        raise
 
 
 async def _way(means: Means, machine: Machine, log: BuildLog) -> Way:

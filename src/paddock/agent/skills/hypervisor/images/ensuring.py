@@ -24,7 +24,7 @@ from paddock.agent.skills.hypervisor.images.layers import Layer
 from paddock.agent.skills.hypervisor.images.space import measure
 from paddock.agent.skills.skill import Call, Deed, Read, Work, in_thread
 from paddock.core.egress import Egress
-from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.core.errors import Broken, PaddockError, Refused, Unbuilt
 from paddock.core.image import Chain, Entry, Step, steps
 from paddock.wire import fields
 from paddock.wire.framing import JSON
@@ -120,6 +120,19 @@ class Images:
                 await self._join(f"proof {leaf}", f"{leaf}-boot", proving, follow, _part(tell, _PROOF, 1.0))
             await in_thread(lambda: self._touch(planned))
         tell(1.0)
+        return leaf
+
+    async def find(self, chain: Chain) -> str:
+        """The digest of an image's last layer, as of `ensure`; from now on it counts as used. Nothing is built.
+
+        Unbuilt if any of it is not there as it was sealed: who asks for machines has no room booked for builders.
+        """
+        await in_thread(lambda: self._check(chain))
+        base = await in_thread(lambda: bases.known(chain[0], self._sources))
+        async with self._standing(chain, base) as (planned, top):
+            leaf = planned[-1].digest if planned and top == len(planned) else ""
+            if not leaf or not await in_thread(lambda: self._store.is_proven(leaf)):
+                raise Unbuilt(f"image {chain[-1].name}: a part of it is not there")
         return leaf
 
     @asynccontextmanager
