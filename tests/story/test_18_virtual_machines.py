@@ -7,9 +7,11 @@ That QEMU's machines keep their promises is shown in ../agent/hypervisor and ../
 import itertools
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,27 @@ def test_a_machine_is_lent_again_as_another_one(lab: House) -> None:
     assert before["host_key"] != after["host_key"]
     assert machine["name"] == "one"
     assert_nothing_is_left(lab)
+
+
+def test_an_image_that_was_removed_by_hand_is_built_again_by_an_order_of_its_own(lab: House) -> None:
+    furnish(lab)
+    lab.tend()
+    lease = borrow(lab)
+    (first,) = lab.get("images")["items"][0]["hosts"]
+    shutil.rmtree(hypervisor(lab) / "images")
+    # One that is lost at once would wait like one that failed.
+    lab.until(lambda: age(first["built"]) > 10, "it is not new any more")
+    give_back(lab, lease)
+    again = borrow(lab)
+    assert again["environment"] != lease["environment"]
+    (second,) = lab.get("images")["items"][0]["hosts"]
+    assert (second["state"], second["digest"]) == ("ready", first["digest"])
+    assert second["built"] > first["built"]
+    assert_nothing_is_left(lab)
+
+
+def age(moment: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
 
 STEPS = (

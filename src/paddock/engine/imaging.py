@@ -45,7 +45,7 @@ BUSY_AGAIN = timedelta(seconds=10)
 LOGS = 5
 """Logs of builds that are kept of one image on one host."""
 LOST = "its host lacks a part of it"
-_SOON = timedelta(minutes=1)
+_SOON = timedelta(seconds=10)
 """An image that is lost again so soon after it was built waits as one that failed: its host would build for ever."""
 _AGAIN = frozenset({"interrupted", "busy", "expired"})
 """Codes that say nothing about the image: it is asked for once more, under a new id."""
