@@ -91,6 +91,21 @@ async def test_a_pool_says_how_much_is_kept(room: Virtual) -> None:
         await room.people.hold(lease.environment, ttl=2 * HOUR, identity=ANNA)
 
 
+async def test_of_two_that_are_saved_at_once_the_later_has_what_the_first_leaves(room: Virtual) -> None:
+    pool = pool_of("pair", machines=("one", "two"), max=2, hold=Hold(longest=HOUR, space=100))
+    room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
+    carrier = room.carrier("vm-1")
+    carrier.on("machine.save", Reply(is_running=True))
+    first, second = await saved(room), await saved(room)
+    assert (first.state, second.state) == ("saving", "held")
+    carrier.on("machine.save", Reply(result={"bytes": 5}))
+    for command in list(carrier.running.values()):
+        await carrier.finish(command, Reply(result={"bytes": 20}))
+    await room.settle()
+    assert [room.environment(one.id).state for one in (first, second)] == ["saved", "saved"]
+    assert [one.params["most"] for one in room.orders("machine.save")] == [50, 50, 30, 30]
+
+
 @pytest.mark.parametrize("space", [100, 60], ids=["used up", "lowered since"])
 async def test_where_no_space_is_left_nothing_is_saved_and_it_stays_held(room: Virtual, space: int) -> None:
     def limit(space: int) -> None:

@@ -33,8 +33,8 @@ class Saving:
         match touched.row:
             case Environment(state=environments.State.HELD, wants_saving=wants_saving):
                 return wants_saving
-            case Environment(state=environments.State.SAVING) | Host():
-                return True
+            case Environment(has_saved=True) | Host():
+                return True  # it is being saved, or was: another one may be waiting for that
             case Command(method=upkeep.SAVE, is_open=False):
                 return True
             case _:
@@ -47,9 +47,16 @@ class Saving:
 
     def _pass(self, tables: Tables, now: datetime) -> datetime | None:
         for environment in tables.environments.where(state=environments.State.HELD, wants_saving=True):
-            begin(tables, environment, now=now)
+            if not self._is_awaited(tables, environment):
+                begin(tables, environment, now=now)
         saving = tables.environments.where(state=environments.State.SAVING)
         return earliest(*(self._go_on(tables, one, now=now) for one in saving))
+
+    def _is_awaited(self, tables: Tables, environment: Environment) -> bool:
+        """Whether another one is being saved, of a pool whose space is limited: what is left is known after that."""
+        pool = self._means.configuration().pools.get(environment.pool)
+        limited = pool is not None and pool.hold.space > 0
+        return limited and tables.environments.count(pool=environment.pool, state=environments.State.SAVING) > 0
 
     def _go_on(self, tables: Tables, environment: Environment, *, now: datetime) -> datetime | None:
         commands = tables.commands.where(environment=environment.id, fence=environment.fence)

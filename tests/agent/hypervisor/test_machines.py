@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from paddock.agent import dialing
+from paddock.agent import dialing, durable
 from paddock.agent.channel import Carrying
 from paddock.agent.entry import Outcome
 from paddock.agent.identity import Identity
@@ -159,6 +159,14 @@ async def test_a_machine_that_cannot_be_frozen_is_booted_and_says_why(rig: Rig) 
     assert result["start"] == "boot"
     assert "cannot be frozen" in result["why"]
     assert rig.record()["stage"] == "awake"
+
+
+async def test_a_template_is_made_only_where_there_is_room_for_it_and_forked_from_where_there_is_none(rig: Rig) -> None:
+    booted = await rig.ask("machine.build", spec=spec(template=False))
+    assert (booted["start"], booted["why"]) == ("boot", "there is no room on its host's disk for a template")
+    first = await rig.ask("machine.build", environment="lab-2", spec=spec(environment="lab-2"))
+    other = await rig.ask("machine.build", environment="lab-3", spec=spec(environment="lab-3", template=False))
+    assert [first["start"], other["start"]] == ["fork", "fork"]
 
 
 async def test_a_disk_that_is_full_while_it_is_frozen_means_a_boot_that_says_so(rig: Rig) -> None:
@@ -483,6 +491,20 @@ async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(ri
     assert (rig.directory("lab-2") / "disks" / "system").read_text() == "what happened"
     await rig.ask("machine.forget", saved="lab-1.one")
     assert not (rig.root / "saved" / "lab-1.one").exists()
+
+
+async def test_disks_that_are_kept_are_moved_so_that_they_take_no_more_room(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = durable.sync
+    monkeypatch.setattr(durable, "sync", lambda path: (synced.append(path.name), sync(path)))
+    await rig.ask("machine.build", spec=spec())
+    before = (rig.directory() / "disks" / "system").stat().st_ino
+    synced.clear()
+    await rig.ask("machine.save", saved="lab-1.one")
+    assert (rig.root / "saved" / "lab-1.one" / "system").stat().st_ino == before
+    assert synced[:3] == ["system", "disks", "saved"], "what QEMU wrote last is not on the disk before that"
 
 
 async def test_what_is_kept_is_listed_with_the_highest_fence_that_the_host_saw(
