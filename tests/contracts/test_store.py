@@ -504,7 +504,15 @@ async def test_virtual_machines_come_back_as_they_were_stored(store: Store) -> N
     size = Size(memory=1 << 40, vcpus=2, disk=3)
     stored = [
         environment(
-            "two-1", machines=(machine,), spec=spec, size=size, full_disk=3, maker="b1", has_saved=True, fork_of="two-0"
+            "two-1",
+            machines=(machine,),
+            spec=spec,
+            size=size,
+            full_disk=3,
+            for_templates=1 << 40,
+            maker="b1",
+            has_saved=True,
+            fork_of="two-0",
         ),
         environment("two-2", held_by="run 7 of j", held_for=environments.Left(run="7", job="j")),
     ]

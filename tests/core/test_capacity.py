@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddock.core.capacity import booked, build_size
+from paddock.core.capacity import DEVICES, booked, build_size, templates_size
+from paddock.core.environment import Environment
 from paddock.core.host import Stored
 from paddock.core.image import HELPER, Chain, Entry, HostImage, Image, Layer
 from paddock.core.image import State as ImageState
-from paddock.core.machine import Size
+from paddock.core.machine import MachineSettings, NicSettings, Size
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 DEBIAN = Image(name="debian", path="/srv/debian.raw", size=100, memory=7)
@@ -47,6 +48,22 @@ def test_a_layer_that_was_removed_by_hand_stays_booked_as_it_is_built_again() ->
 
 def test_templates_are_booked_beside_the_images() -> None:
     assert disk(row("a", ("base", 10)), stored=Stored(images=10, templates=50)) == 60
+
+
+def test_machines_of_one_make_share_a_template_which_takes_their_memory_and_their_disks_at_most() -> None:
+    node = MachineSettings(name="one", image="debian", memory=1000, disks=(5,))
+    other = replace(node, name="two", nets=(NicSettings(network="lan"),))
+    assert templates_size([node], {"debian": 100}) == 1000 + 105 + DEVICES
+    assert templates_size([node, other], {"debian": 100}) == templates_size([node], {"debian": 100})
+    for change in ({"memory": 1001}, {"vcpus": 2}, {"disks": (6,)}, {"display": True}, {"image": "stack"}):
+        two = templates_size([node, replace(other, **change)], {"debian": 100, "stack": 100})  # type: ignore[arg-type]
+        assert two >= 2 * (1000 + 105 + DEVICES), change
+
+
+def test_what_is_booked_for_templates_is_of_the_disk() -> None:
+    size = Size(memory=7, vcpus=1, disk=100)
+    one = Environment(id="a-1", pool="a", host="vm-1", since=NOW, size=size, for_templates=50)
+    assert booked([one], ()) == Size(memory=7, vcpus=1, disk=150)
 
 
 def test_a_build_is_booked_beside_what_is_there() -> None:

@@ -96,6 +96,11 @@ def test_what_is_to_be_built_first_is_no_attempt(method: str) -> None:
     assert progress(ENVIRONMENT, method, [no], now=T0) == Unbuilt(machines=("two",))
 
 
+def test_what_makes_nothing_can_lack_nothing() -> None:
+    no = tried("two", State.FAILED, "unbuilt", method=DESTROY)
+    assert isinstance(progress(ENVIRONMENT, DESTROY, [no], now=T0), GiveUp)
+
+
 def test_a_host_that_is_always_interrupted_is_given_up_in_the_end() -> None:
     tries = [tried("one", State.FAILED, "interrupted")] * INTERRUPTIONS
     assert isinstance(progress(ENVIRONMENT, CLEAN, tries, now=T0), GiveUp)

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from paddock.core.capacity import DEVICES
 from paddock.core.errors import Refused
 from paddock.core.machine import Overcommit, Size, Start
 from paddock.wire.specs import MachineSpec
@@ -61,6 +62,44 @@ async def test_a_disk_is_as_large_as_its_host_saw_it(scene: Virtual) -> None:
     states = [(await scene.acquire("vm")).state for _ in range(4)]
     assert states == ["granted", "granted", "granted", "queued"]
     assert scene.booked().disk == 91 * GIB
+
+
+async def test_a_template_is_booked_while_machines_are_made_that_may_need_one(scene: Virtual) -> None:
+    carrier = scene.carrier("vm-1")
+    for method in ("machine.build", "machine.clean"):
+        carrier.on(method, Reply(is_running=True))
+    lease = await scene.acquire("vm")
+    (command,) = carrier.running.values()
+    assert MachineSpec.read(command.params["spec"], "spec").template
+    assert scene.booked() == Size(memory=GIB, vcpus=1, disk=5 * GIB + DEVICES)
+    await carrier.finish(command)
+    await scene.settle()
+    assert scene.booked() == Size(memory=GIB, vcpus=1, disk=2 * GIB)
+
+    given = scene.lease(lease.id)
+    await scene.people.release(given.id, fence=given.fence, identity=ROOT)
+    await scene.settle()
+    assert scene.booked().disk == 5 * GIB + DEVICES
+    (command,) = carrier.running.values()
+    await carrier.finish(command)
+    await scene.settle()
+    assert scene.booked().disk == 2 * GIB
+
+
+async def test_where_there_is_no_room_for_a_template_none_is_made(empty: Virtual) -> None:
+    await empty.host_arrives("vm-1", capacity=replace(ROOM, disk=4 * GIB))
+    assert (await empty.acquire("vm")).state == "granted"
+    (order,) = empty.orders("machine.build")
+    assert not MachineSpec.read(order.params["spec"], "spec").template
+    assert empty.booked().disk == 2 * GIB
+
+
+async def test_what_is_never_forked_has_nothing_booked_for_a_template(scene: Virtual) -> None:
+    pools = {"vm": replace(VM, start=Start.BOOT)}
+    scene.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools=pools)
+    scene.carrier("vm-1").on("machine.build", Reply(is_running=True))
+    await scene.acquire("vm")
+    assert scene.booked().disk == 2 * GIB
 
 
 async def test_fifty_on_a_host_for_six_are_served_one_after_another(scene: Virtual) -> None:

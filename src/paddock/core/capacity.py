@@ -15,6 +15,8 @@ from paddock.core.report import spell as duration
 NOTHING = Size()
 UNSEEN_DISK = 4 << 30
 """Bytes that building an image books of the disk where nobody has said how large that is, or seen it."""
+DEVICES = 64 << 20
+"""Bytes that a template takes at most for what the devices of its machine remember, a screen's memory included."""
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
@@ -62,6 +64,14 @@ def size_of(machines: Sequence[MachineSettings], disks: Mapping[str, int]) -> Si
     )
 
 
+def templates_size(machines: Sequence[MachineSettings], disks: Mapping[str, int]) -> int:
+    """Bytes of disk that the templates of these machines take at most: what each remembers, and what it may have
+    written. Those that are made the same share one. `disks` as of `size_of`.
+    """
+    shapes = {(one.image, one.memory, one.vcpus, one.disks, one.display): one for one in machines}
+    return sum(one.memory + DEVICES + disks.get(one.image, 0) + sum(one.disks) for one in shapes.values())
+
+
 def disk_of(images: Chain) -> int:
     """How large an image's disk is at least, as far as its configuration says."""
     return max((image.size for image in images), default=0)
@@ -92,7 +102,7 @@ def booked(environments: Iterable[Environment], images: Collection[HostImage], s
     total = Size()
     for environment in environments:
         if environment.state is not State.GONE and environment.size is not None:
-            total += environment.size
+            total += environment.size + Size(disk=environment.for_templates)
     known = 0
     layers: dict[str, int] = {}
     for image in images:

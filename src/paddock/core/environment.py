@@ -104,6 +104,9 @@ CHANGES_OWNER = frozenset(
 )
 """The signals that raise the fence: whoever acted before must not act after."""
 
+MADE = frozenset({Signal.BUILT, Signal.CLEANED})
+"""The signals by which every machine is there, and every template that was made for them is counted."""
+
 
 class Reset(StrEnum):
     """What makes an environment of a pool lendable again."""
@@ -232,6 +235,10 @@ class Environment:
     """What is booked of its host for it; None: nothing, its machines are processes."""
     full_disk: int = 0
     """Bytes that its disks may grow to: what a copy of them takes, however small they are when they are saved."""
+    for_templates: int = 0
+    """Bytes of its host's disk that are booked beside `size` while its machines are made: what they are forked from
+    may have to be made first.
+    """
     spec: Spec | None = None
     """None: its machines are processes on the host."""
     maker: str = ""
@@ -268,6 +275,7 @@ def move(environment: Environment, signal: Signal, *, now: datetime, reason: str
         fence=environment.fence + raised,
         since=now,
         reason=reason,
+        for_templates=0 if signal in MADE else environment.for_templates,
     )
 
 

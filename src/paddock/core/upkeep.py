@@ -15,8 +15,8 @@ FORGET = "machine.forget"
 
 _AGAIN = frozenset({"interrupted", "busy", "expired"})
 """Codes that say nothing about the machine: the same state is asked for once more, under a new id."""
-_UNBUILT = "unbuilt"
-"""The code that says that there is something else to do before the same state may be asked for."""
+_FIRST = {BUILD: frozenset({"unbuilt"}), CLEAN: frozenset({"unbuilt"})}
+"""Codes that say that there is something else to do before the same state may be asked for: of what makes machines."""
 
 TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1, SAVE: 1, FORGET: 1}
 """How many answers of another kind are taken before it is given up: a cleaning that did not succeed proves nothing."""
@@ -75,7 +75,7 @@ def progress(
         if reason := _hopeless(method, tries):
             return GiveUp(reason=f"{machine.name}: {reason}")
         last = tries[-1] if tries else None
-        if last is not None and last.code == _UNBUILT:
+        if last is not None and last.code in _first_of(method):
             unbuilt.append(machine.name)
         elif last is None or last.state is State.FAILED:
             again = _again(tries)
@@ -94,6 +94,10 @@ def progress(
     return Waiting(until=min(later, default=None))
 
 
+def _first_of(method: str) -> frozenset[str]:
+    return _FIRST.get(method, frozenset())
+
+
 def _again(tries: Sequence[Command]) -> datetime | None:
     """When to ask again; None for at once. A host that said that it is busy gets twice the time of the time before."""
     if not tries or tries[-1].code != "busy" or tries[-1].ended is None:
@@ -104,7 +108,7 @@ def _again(tries: Sequence[Command]) -> datetime | None:
 
 def _hopeless(method: str, tries: Sequence[Command]) -> str:
     failed = [one for one in tries if one.state is State.FAILED]
-    meant = [one for one in failed if one.code not in (*_AGAIN, _UNBUILT)]
+    meant = [one for one in failed if one.code not in _AGAIN | _first_of(method)]
     if len(meant) >= TRIES[method] or len(failed) >= INTERRUPTIONS:
         return f"{method} {failed[-1].code}: {failed[-1].message}"
     return ""

@@ -3,18 +3,29 @@
 Effects: none (reads rows; who books writes them in the same transaction)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from paddock.core import capacity, queue
 from paddock.core import environment as environments
 from paddock.core import host as hosts
-from paddock.core.capacity import Room, Standing, booked, build_size, disk_of, reserved, size_of, standing
+from paddock.core.capacity import (
+    Room,
+    Standing,
+    booked,
+    build_size,
+    disk_of,
+    reserved,
+    size_of,
+    standing,
+    templates_size,
+)
 from paddock.core.configuration import Configuration, HostSettings
 from paddock.core.environment import Environment, Pool
 from paddock.core.host import Host
 from paddock.core.image import HostImage, chain
-from paddock.core.machine import Size
+from paddock.core.machine import Size, Start
 from paddock.core.queue import Virtual
 from paddock.ports import Tables
 
@@ -70,11 +81,28 @@ def images_of(pool: Pool) -> tuple[str, ...]:
 
 def sizes(tables: Tables, configuration: Configuration, pool: Pool, found: list[Room]) -> dict[str, Size]:
     """Host → what one environment of the pool takes there: how large a disk is was seen when it was built."""
-    said = {}
-    for room in found:
-        there = images_on(tables, room.host)
-        said[room.host] = size_of(pool.settings, {name: _disk(configuration, there, name) for name in images_of(pool)})
-    return said
+    named = images_of(pool)
+    return {room.host: size_of(pool.settings, disks(tables, configuration, room.host, named)) for room in found}
+
+
+def disks(tables: Tables, configuration: Configuration, host: str, images: Iterable[str]) -> dict[str, int]:
+    """Image → bytes of its disk on a host, as a machine sees it."""
+    there = images_on(tables, host)
+    return {name: _disk(configuration, there, name) for name in images}
+
+
+def with_templates(tables: Tables, configuration: Configuration, environment: Environment) -> Environment:
+    """With room for the templates that its machines are forked from, if there is room that nobody else is to have.
+
+    Which of them their host has already is not known here: it is booked for as long as machines are made, no longer.
+    """
+    spec, settings = environment.spec, configuration.hosts.get(environment.host)
+    if spec is None or spec.start is not Start.FORK or environment.fork_of or environment.for_templates or not settings:
+        return environment
+    wanted = templates_size(spec.machines, disks(tables, configuration, environment.host, spec.images))
+    if wanted > room_of(tables, settings).open.disk:
+        return environment
+    return replace(environment, for_templates=wanted)
 
 
 def _disk(configuration: Configuration, there: Mapping[str, HostImage], name: str) -> int:

@@ -157,11 +157,14 @@ def ask(
         return True
     more: dict[str, Mapping[str, object]] = dict(rest or {})
     if environment.spec is not None and method in (upkeep.BUILD, upkeep.CLEAN):
+        roomy = booking.with_templates(tables, means.configuration(), environment)
         for machine in machines:
-            spec = spec_for(tables, environment, machine)
+            spec = spec_for(tables, roomy, machine)
             if spec is None:
                 return False
             more[machine] = {"spec": spec, "limit": limit + _warm_up(tables, environment, machine)}
+        if roomy != environment:
+            tables.environments.swap(environment, roomy)
     for machine in machines:
         order(
             tables,

@@ -77,6 +77,7 @@ def spec_for(tables: Tables, environment: Environment, machine: str) -> dict[str
         egress=spec.egress,
         peers=tuple(Peer(machine=name, addresses=_addresses(own)) for name, own in cards.items() if name != machine),
         start=Start.BOOT if environment.fork_of else spec.start,
+        template=environment.for_templates > 0,
         display=made.display,
         boot=made.boot,
     )

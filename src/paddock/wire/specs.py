@@ -72,6 +72,7 @@ class MachineSpec:
     """A machine to be built on a host; sizes in bytes.
 
     `networks` are all of its environment, `egress` is what its guests may reach outside: `HOST:PORT`, `*.HOST:PORT`.
+    `template` says whether a template may be made, should it be forked and have none: whether room is booked for that.
     `saved` names disks that were kept from an earlier machine; it is booted from them, cold.
     """
 
@@ -85,6 +86,7 @@ class MachineSpec:
     egress: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     start: Start = Start.FORK
+    template: bool = True
     display: bool = False
     boot: tuple[str, ...] = ("disk",)
 
@@ -101,6 +103,7 @@ class MachineSpec:
             "egress": list(self.egress),
             "peers": [peer.params() for peer in self.peers],
             "start": self.start.value,
+            "template": self.template,
             "display": self.display,
             "boot": list(self.boot),
         }
@@ -120,6 +123,7 @@ class MachineSpec:
             egress=found.each("egress", fields.text),
             peers=found.each("peers", Peer.read),
             start=Start(found.maybe("start", fields.text, Start.FORK.value)),
+            template=found.maybe("template", fields.boolean, otherwise=True),
             display=found.maybe("display", fields.boolean, otherwise=False),
             boot=found.each("boot", fields.text) or ("disk",),
         )

@@ -39,6 +39,7 @@ VERSION = 2
 """How templates are made: one of another version is made anew."""
 BOOT_LIMIT = timedelta(minutes=5)
 WAKE_LIMIT = timedelta(seconds=60)
+NO_ROOM = "there is no room on its host's disk for a template"
 _PAUSE = timedelta(minutes=10)
 """A machine that could not be frozen is booted for so long before it is tried again."""
 
@@ -69,7 +70,9 @@ class Templates:
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
     async def ensure(self, key: str, layer: str, spec: MachineSpec) -> Template:
-        """A template, made if it is not there and whole. Broken, for a while at once, if it cannot be."""
+        """A template, made if it is not there and whole. Broken, for a while at once, if it cannot be; and if it would
+        have to be made without the room for it being booked.
+        """
         place = self._parts.layout.templates / key
         async with self._turns.setdefault(key, asyncio.Lock()):
             found = await self._take(place)
@@ -78,6 +81,8 @@ class Templates:
             when, why = self._broken.get(key, (0.0, ""))
             if why and time.monotonic() - when < _PAUSE.total_seconds():
                 raise Broken(why)
+            if not spec.template:
+                raise Broken(NO_ROOM)
             try:
                 made = await self._make(place, layer, spec)
             except (PaddockError, OSError) as exc:
