@@ -1,7 +1,6 @@
 """Real agents as processes of their own, and the small server that they speak with."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +12,7 @@ from paddock.agent import identity
 from paddock.agent.skills.local.machines import _short
 from paddock.hands import trees
 from paddock.hands.launcher import read_keeper
+from tests import warm
 from tests.agent.desk import CODE, Desk
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
@@ -24,7 +24,7 @@ class Host:
     def __init__(self, desk: Desk, state: Path) -> None:
         self.desk = desk
         self.state = state
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: warm.Process | None = None
         self.log = state.parent / "host.log"
         self.env: dict[str, str] = {}
 
@@ -35,12 +35,11 @@ class Host:
         words += [] if {"--cloud", "--metadata-url"} & set(more) else ["--cloud", "none"]
         words += [] if "--code" in more else ["--code", CODE]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = warm.start(
                 [sys.executable, "-m", "paddock.agent", *words],
                 env={**os.environ, "PYTHONPATH": str(SOURCE), **self.env, **env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                log=log,
+                is_mute=True,
             )
 
     @property
