@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +15,9 @@ from paddock.agent.parking.record import Record
 from paddock.agent.skills.hypervisor.inside import Inside
 from paddock.hands import trees
 from paddock.wire.specs import Peer, Wake
+from tests import warm
 from tests.agent.conftest import SOURCE
-from tests.agent.lines import Hypervisor
+from tests.agent.guest import MACHINE, Hypervisor
 
 LIMIT = timedelta(seconds=40)
 MAC = "52:54:00:12:34:56"
@@ -52,7 +52,7 @@ class Parked:
         self.state = directory / "state"
         self.root = directory / "root"
         self.log = directory / "log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: warm.Process | None = None
         self.surroundings: dict[str, str] = {}
         for path, text in MACHINE.items():
             file = self.root / path
@@ -65,12 +65,11 @@ class Parked:
             self.surroundings = {"PADDOCK_FAULT": fault, "PADDOCK_FAULT_ONCE": str(self.state.parent / "died")}
         words = ["run", "--line", f"virtio:{self.hypervisor.device}", "--parked", "--rootfs", str(self.root)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = warm.start(
                 [sys.executable, "-m", "paddock.agent", *words, "--state", str(self.state)],
                 env={**os.environ, "PYTHONPATH": str(SOURCE), **self.surroundings},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                log=log,
+                is_mute=True,
             )
 
     @property
@@ -121,18 +120,6 @@ class Parked:
 
     def inside(self) -> Inside:
         return Inside(self.hypervisor.socket, name="guest")
-
-
-MACHINE = {
-    "etc/hosts": "127.0.0.1 localhost\n",
-    "etc/hostname": "localhost\n",
-    "etc/machine-id": "",
-    "etc/environment": "LANG=C.UTF-8\n",
-    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
-    "root/.ssh/authorized_keys": "ssh-ed25519 BBBB the operator\n",
-    "usr/lib/systemd/systemd-networkd": "",
-}
-"""What is on every machine of the image."""
 
 
 def card(root: Path, index: int, mac: str) -> None:

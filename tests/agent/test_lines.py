@@ -21,7 +21,8 @@ from paddock.wire.hello import TaskState
 from paddock.wire.messages import Success
 from tests.agent.conftest import SOURCE, Host
 from tests.agent.desk import TOKEN, Desk
-from tests.agent.lines import Hypervisor, LineDesk
+from tests.agent.guest import Hypervisor
+from tests.agent.lines import LineDesk
 from tests.certificates import Authority
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,10 @@ from paddock.core.errors import Broken
 from paddock.hands import links
 from paddock.hands.keeper import boot_id
 from paddock.wire.messages import Command, Failure, Success, encode, parse
-from tests.agent.berth import LIMIT, MAC, MACHINE, Parked, card, parked, wake
+from tests.agent.berth import LIMIT, MAC, Parked, card, parked, wake
 from tests.agent.conftest import Host
 from tests.agent.desk import Desk
+from tests.agent.guest import MACHINE
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,8 @@
 """Machines on paper: a driver whose machines are a directory and a process each, for stories that want many of them.
 
-`python -m tests.story.paper machine NAME` is a machine: a port, and behind it a real agent that is parked. It outlives
-the host's agent as QEMU does. `python -m tests.story.paper host ...` is the host's agent, with this driver for QEMU's.
-Everything else of the skill is real: images, volumes, templates, records, networks, and all that is said.
+A machine is a process of sheet.py; it outlives the host's agent as QEMU does. `python -m tests.story.paper host` is the
+host's agent, with this driver for QEMU's. Everything else of the skill is real: images, volumes, templates, records,
+networks, and all that is said.
 """
 
 # ruff: noqa: ASYNC110, ASYNC220 - who is looked for is another process, and must outlive us
@@ -10,7 +10,6 @@ Everything else of the skill is real: images, volumes, templates, records, netwo
 import asyncio
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -24,9 +23,6 @@ from paddock.agent.skills.hypervisor.ports import Plan, Running, Unfit, Voice
 from paddock.core.errors import Broken, Refused
 from paddock.hands import faults, trees
 from paddock.hands.trees import Identity
-from paddock.wire.framing import SESSION_OPENING
-from tests.agent.berth import MACHINE
-from tests.agent.lines import Hypervisor
 
 ROOT = Path(__file__).parents[2]
 ORDER = "PADDOCK_PAPER_KILL"
@@ -107,7 +103,7 @@ class Paper:
         with (plan.directory / "console.log").open("ab") as log:
             log.write(f"{plan.name} is switched on\n".encode())
             subprocess.Popen(
-                [sys.executable, "-m", "tests.story.paper", "machine", plan.name, how],
+                [sys.executable, "-m", "tests.story.sheet", plan.name, how],
                 cwd=plan.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -160,50 +156,16 @@ def machines() -> list[tuple[Identity, str]]:
             words = Path(entry.path, "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[1:4] == [b"-m", b"tests.story.paper", b"machine"]:
+        if words[1:3] == [b"-m", b"tests.story.sheet"]:
             identity = trees.identify(int(entry.name))
             if identity is not None:
-                found.append((identity, words[4].decode()))
+                found.append((identity, words[3].decode()))
     return found
 
 
 def named(name: str) -> list[Identity]:
     """The processes of one machine's name: at most one."""
     return [one for one, called in machines() if called == name]
-
-
-async def _live(how: str) -> None:
-    """A machine, in the present directory: until it goes off. A fork is served once it is parked, in that session."""
-    here = Path.cwd()
-    root = here / "guest"
-    for path, text in MACHINE.items():
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    port = Hypervisor(Path("channel"))
-    words = ["run", "--line", f"virtio:{port.device}", "--parked", "--rootfs", str(root)]
-    agent = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "paddock.agent", *words, "--state", str(here / "guest-state")), cwd=here
-    )
-    if how == "fork":
-        await asyncio.to_thread(_until_parked, port)
-    async with port.open():
-        told = root / "run/paddock/told"
-        while agent.returncode is None and not (told.exists() and "off\n" in told.read_text()):
-            await asyncio.sleep(0.05)
-        if agent.returncode is None:
-            agent.kill()
-            await agent.wait()
-
-
-def _until_parked(port: Hypervisor) -> None:
-    """As its template's host left it: in a session, parked, with nothing on the line."""
-    heard = b""
-    os.write(port.guest_end, SESSION_OPENING.encode())
-    while b'"parked"' not in heard or not heard.endswith(b"\n"):
-        select.select([port.guest_end], [], [], 1)
-        with suppress(BlockingIOError):
-            heard += os.read(port.guest_end, 4096)
 
 
 def _host(words: list[str]) -> None:
@@ -216,7 +178,4 @@ def _host(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "machine":
-        asyncio.run(_live(sys.argv[3]))
-    else:
-        _host(sys.argv[2:])
+    _host(sys.argv[2:])
