@@ -28,19 +28,20 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 SOURCE = str(ROOT / "src")
 
+_AGENT = (
+    *("paddock.agent.commands.run", "paddock.agent.commands.configure", "paddock.agent.commands.bundle"),
+    *("paddock.agent.commands.enrol", "paddock.agent.commands.ledger", "paddock.agent.commands.methods"),
+    *("paddock.agent.commands.status", "paddock.agent.commands.stop", "paddock.agent.agent", "paddock.agent.events"),
+    *("paddock.agent.cloud.probing", "paddock.agent.skills.local.machines", "paddock.hands.websocket"),
+)
 LOADED = {
     "paddock": (
         *("paddock.cli.root", "paddock.cli.serve", "paddock.cli.painting", "paddock.journal", "paddock.server"),
         # What it loads on its way to be ready.
         *("paddock.adapters.stores.sql.sqlite", "pydantic.dataclasses", "pydantic.v1", "fastapi.telemetry._runtime"),
     ),
-    "paddock.agent": (
-        *("paddock.agent.commands.run", "paddock.agent.commands.configure", "paddock.agent.commands.bundle"),
-        *("paddock.agent.commands.enrol", "paddock.agent.commands.ledger", "paddock.agent.commands.methods"),
-        *("paddock.agent.commands.status", "paddock.agent.commands.stop", "paddock.agent.agent"),
-        *("paddock.agent.events", "paddock.agent.cloud.probing", "paddock.agent.skills.local.machines"),
-        "paddock.hands.websocket",
-    ),
+    "paddock.agent": _AGENT,
+    "tests.story.paper": (*_AGENT, "paddock.agent.skills.hypervisor.house"),
 }
 """The programs that a warm process can start, and what each has loaded by the time that it works."""
 
