@@ -459,6 +459,21 @@ async def test_half_a_machine_is_removed_at_the_next_start(rig: Rig, stage: str)
         assert not rig.directory().exists()
 
 
+@pytest.mark.parametrize("damage", ["torn", "no record", "no spec"])
+async def test_a_machine_whose_record_cannot_be_read_is_removed_at_the_next_start(rig: Rig, damage: str) -> None:
+    await rig.ask("machine.build", spec=spec())
+    file = rig.directory() / "machine.json"
+    whole = file.read_text()
+    told = {"torn": whole[: len(whole) // 2], "no record": '{"machine": 3}', "no spec": whole.replace("memory", "mem")}
+    file.write_text(told[damage])
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    async with again.open():
+        assert not rig.host.machines
+        assert not rig.directory().exists()
+        assert not rig.networks.opened
+        await again.ask("machine.build", spec=spec())
+
+
 async def test_a_warm_up_that_fails_means_a_boot_that_says_so(rig: Rig) -> None:
     warm = Image(name="debian", path="/srv/debian.raw", warm_up="exit 7")
     rig.guests.exits["exit 7"] = 7

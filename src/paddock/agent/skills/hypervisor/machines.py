@@ -21,7 +21,7 @@ from paddock.agent.entry import Outcome
 from paddock.agent.skills.hypervisor import console, record
 from paddock.agent.skills.hypervisor.figures import kept
 from paddock.agent.skills.hypervisor.logins import Logins
-from paddock.agent.skills.hypervisor.machine import Machine, remove
+from paddock.agent.skills.hypervisor.machine import VOLUME, Machine, remove
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Templates
@@ -268,16 +268,11 @@ class Machines:
                 await self._parts.networks.close(environment)
 
     async def _adopt(self, directory: Path) -> None:
-        try:
-            known = record.load(directory)
-        except Broken as exc:
-            _log.error("a machine's record is unreadable", extra={"why": exc.message})
+        machine = self._recorded(directory)
+        if machine is None:
+            await self._discard(directory)
             return
-        if known is None:
-            await self._parts.disks.remove(directory / "disks")
-            await asyncio.to_thread(remove, directory)
-            return
-        machine = Machine(directory, known, parts=self._parts, templates=self._templates)
+        known = machine.record
         key = (known.environment, known.machine)
         self._machines[key] = machine
         if known.stage is not Stage.AWAKE:
@@ -288,6 +283,22 @@ class Machines:
         except PaddockError as exc:
             _log.error("a network does not come back", extra={"environment": known.environment, "why": exc.message})
         self._hold(key, machine)
+
+    def _recorded(self, directory: Path) -> Machine | None:
+        try:
+            known = record.load(directory)
+            return Machine(directory, known, parts=self._parts, templates=self._templates) if known else None
+        except PaddockError as exc:
+            _log.error("a machine's record cannot be read, and the machine goes", extra={"why": exc.message})
+            return None
+
+    async def _discard(self, directory: Path) -> None:
+        """What lies there is no machine that anybody could have: its server hears that it is lost."""
+        for one in await self._parts.driver.running(self._parts.layout.instance):
+            if one.directory == directory:
+                await self._parts.driver.end(directory, one.name)
+        await self._parts.disks.remove(directory / VOLUME)
+        await asyncio.to_thread(remove, directory)
 
     def _hold(self, key: Key, machine: Machine) -> None:
         if key not in self._duties:
