@@ -74,6 +74,14 @@ def test_images_and_templates_are_counted_and_machines_are_not(layout: Layout) -
     assert near(found.templates, 8 * MIB)
 
 
+def test_a_volume_that_is_a_link_counts_like_one_that_is_a_directory(layout: Layout) -> None:
+    """As those of zfs are."""
+    put(layout.root / "mounted" / "v-1" / "system.raw", 3 * MIB)
+    (layout.images / "d1").mkdir(parents=True)
+    (layout.images / "d1" / "b1").symlink_to(layout.root / "mounted" / "v-1")
+    assert stored(layout) == Stored(images=3 * MIB)
+
+
 def test_where_nothing_is_stored_nothing_is_counted(layout: Layout) -> None:
     assert stored(layout) == Stored()
 

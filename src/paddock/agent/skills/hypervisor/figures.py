@@ -4,11 +4,10 @@ Effects: none; it looks.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from paddock.agent.settings import Hypervisor
-from paddock.agent.skills.hypervisor.disks.cloning import joint_bytes
+from paddock.agent.skills.hypervisor.images.space import measure
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.core.host import Stored
 from paddock.core.machine import Size
@@ -72,16 +71,5 @@ class Count:
 
 
 def _taken(*directories: Path) -> int:
-    return joint_bytes(file for directory in directories for file in _files(directory))
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    try:
-        entries = list(os.scandir(directory))
-    except OSError:
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(Path(entry.path))
-        elif entry.is_file(follow_symlinks=False):
-            yield Path(entry.path)
+    """Bytes below all of them: what files share counts once."""
+    return sum(measure(("", directory) for directory in directories).held.values())

@@ -7,8 +7,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 from paddock.agent.skills.hypervisor.stopping import Stop
@@ -116,21 +115,6 @@ def _copy_range(source: int, target: int, begin: int, end: int) -> None:
 def own_bytes(path: Path) -> int:
     """Bytes that would be free again without this file: what it does not share with others."""
     return extents(path)[0]
-
-
-def joint_bytes(paths: Iterable[Path]) -> int:
-    """Bytes that would be free again without all of these files of one file system: what they share counts once."""
-    total, shared = 0, []
-    for path in paths:
-        with suppress(OSError):
-            alone, more = extents(path)
-            total += alone
-            shared += more
-    end = 0
-    for begin, until in sorted(shared):
-        total += max(0, until - max(begin, end))
-        end = max(end, until)
-    return total
 
 
 def extents(path: Path) -> tuple[int, list[tuple[int, int]]]:
