@@ -489,7 +489,7 @@ def test_the_key_stands_in_no_command_line_and_in_no_file_of_ours(making: Making
     room.run(f"/var/real open --test-passphrase --key-file /etc/key {disk.path}")
     room.attempt(f"/var/real close {name}")
     assert "luksFormat" in room.run("cat /var/argv")
-    assert room.attempt("grep -rl hunter2 /var/argv /var/room /tmp/*paddock* /dev/shm")[1] == ""
+    assert room.attempt("grep -rls hunter2 /var/argv /var/room /tmp/*paddock* /dev/shm")[1] == ""
 
 
 def test_a_container_of_somebody_else_is_kept(making: Making, room: Room) -> None:
