@@ -133,10 +133,14 @@ class House:
         self._faults = self._faults or environment
         if not self.serves():
             self.launch_server(**self._faults)
-        self.until(lambda: self.listens() or not self.serves(), "it listens or dies")
-        with contextlib.suppress(httpx.HTTPError, AssertionError):
-            if self.listens() and (self.agent is None or self.agent.poll() is not None):
-                self.start_agent(**self._faults)
+
+        def settled() -> str:
+            return "listening" if self.listens() else "" if self.serves() else "dead"
+
+        if self.until(settled, "it listens or dies") == "listening":
+            with contextlib.suppress(httpx.HTTPError, AssertionError):
+                if self.agent is None or self.agent.poll() is not None:
+                    self.start_agent(**self._faults)
 
     def tended(self) -> bool:
         """See that both run, with what they were first started with; always true, for `until`."""
