@@ -68,6 +68,7 @@ def spec_for(tables: Tables, environment: Environment, machine: str) -> dict[str
     }
     told = MachineSpec(
         image=image,
+        layer="" if environment.fork_of else spec.images[made.image],
         saved=saved_name(environment.fork_of, machine) if environment.fork_of else "",
         memory=made.memory,
         vcpus=made.vcpus,

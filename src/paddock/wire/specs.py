@@ -73,10 +73,12 @@ class MachineSpec:
 
     `networks` are all of its environment, `egress` is what its guests may reach outside: `HOST:PORT`, `*.HOST:PORT`.
     `template` says whether a template may be made, should it be forked and have none: whether room is booked for that.
+    `layer` is the digest of the image's layer that its disk is cloned from, `image` says what that boots with.
     `saved` names disks that were kept from an earlier machine; it is booted from them, cold.
     """
 
     image: Chain = ()
+    layer: str = ""
     saved: str = ""
     memory: int
     vcpus: int = 1
@@ -94,6 +96,7 @@ class MachineSpec:
         """For the wire."""
         return {
             "image": [_image_params(image) for image in self.image],
+            "layer": self.layer,
             "saved": self.saved,
             "memory": self.memory,
             "vcpus": self.vcpus,
@@ -114,6 +117,7 @@ class MachineSpec:
         found = Fields(value, path)
         return cls(
             image=found.each("image", read_image),
+            layer=found.maybe("layer", fields.text, ""),
             saved=found.maybe("saved", fields.text, ""),
             memory=found.need("memory", fields.integer),
             vcpus=found.maybe("vcpus", fields.integer, 1),

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from paddock.agent.skills.hypervisor.ports import SYSTEM, Card, Disk, Usage
 from paddock.core.errors import Broken, Missing, Refused, Unbuilt
-from paddock.core.image import Chain
 from paddock.core.machine import Nic
 from paddock.hands import links
 from paddock.hands.link import Link
@@ -128,16 +127,15 @@ class FakeImages:
         async with self.turn:
             yield
 
-    async def find(self, chain: Chain) -> str:
+    async def find(self, digest: str) -> None:
         self.found += 1
-        if chain[-1].name in self.lost:
-            raise Unbuilt(f"image {chain[-1].name}: a part of it is not there")
-        digest = f"layer-of-{chain[-1].name}"
+        name = digest.removeprefix("layer-of-")
+        if name in self.lost:
+            raise Unbuilt(f"layer {digest}: it is not there")
         volume = self.volume(digest)
         if not volume.is_dir():
             volume.mkdir(parents=True)
-            (volume / SYSTEM).write_text(chain[-1].name)
-        return digest
+            (volume / SYSTEM).write_text(name)
 
     def volume(self, digest: str) -> Path:
         return self.root / "images" / digest

@@ -111,7 +111,8 @@ class Rig:
 
 def spec(*, start: Start = Start.FORK, environment: str = "lab-1", machine: str = "one", **more: Any) -> dict[str, Any]:
     cards = nics(environment, machine, 0, [NicSettings(network="lan")], [NetworkSettings(name="lan")])
-    told = {"image": (DEBIAN,), "memory": 384 * MIB, "nics": cards, "networks": (NetworkSpec(name="lan"),), **more}
+    told = {"image": (DEBIAN,), "layer": "layer-of-debian", "memory": 384 * MIB}
+    told |= {"nics": cards, "networks": (NetworkSpec(name="lan"),), **more}
     return MachineSpec(start=start, **told).params()
 
 
@@ -287,7 +288,7 @@ async def test_a_machine_whose_image_is_gone_is_not_made_and_its_host_says_what_
     if method == "machine.clean":
         await rig.ask("machine.build", spec=spec())
     rig.images.lost.add("debian")
-    with pytest.raises(Unbuilt, match="image debian: a part of it is not there") as raised:
+    with pytest.raises(Unbuilt, match="layer layer-of-debian: it is not there") as raised:
         await rig.ask(method, fence=2, spec=spec())
     assert code_of(raised.value) is Code.UNBUILT
     assert not rig.directory().exists()

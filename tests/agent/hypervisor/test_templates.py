@@ -20,7 +20,7 @@ from tests.agent.hypervisor.fakes import FakeDriver, Host
 pytestmark = pytest.mark.slow
 
 DEBIAN = Image(name="debian", path="/srv/debian.raw")
-SPEC = MachineSpec(image=(DEBIAN,), memory=1 << 20)
+SPEC = MachineSpec(image=(DEBIAN,), layer="layer-of-debian", memory=1 << 20)
 EMPTYING = ("hypervisor.template_healing", "hypervisor.template_emptying", "hypervisor.template_emptying:2")
 FILLING = ("hypervisor.template_filling", "hypervisor.template_filling:4", "hypervisor.template_filling:5")
 LAST = ("hypervisor.template_filled", "hypervisor.template_healed")
@@ -46,7 +46,8 @@ async def ensured(root: Path, images: FakeImages | None = None) -> Template:
         images=images,
         channels=guests,
     )
-    templates, layer = Templates(parts), await images.find(SPEC.image)
+    templates, layer = Templates(parts), SPEC.layer
+    await images.find(layer)
     try:
         return await templates.ensure(await templates.key(layer, SPEC), layer, SPEC)
     finally:

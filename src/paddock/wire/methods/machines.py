@@ -6,8 +6,8 @@ from paddock.wire.methods.table import DAY, KIB, MACHINE, Effect, Kind, Method, 
 _SPEC = Param(
     name="spec",
     kind=Kind.OBJECT,
-    doc="{image[], saved, memory, vcpus, disks[], nics[], networks[], egress[], peers[], start, template, display, "
-    "boot[]}",
+    doc="{image[], layer, saved, memory, vcpus, disks[], nics[], networks[], egress[], peers[], start, template, "
+    "display, boot[]}",
 )
 
 METHODS = (

@@ -99,7 +99,9 @@ class Machine:
 
         Broken, or Unbuilt, with nothing of it left but its record, if it cannot be made.
         """
-        layer = "" if self.spec.saved else await self._parts.images.find(self.spec.image)
+        layer = "" if self.spec.saved else self.spec.layer
+        if not self.spec.saved:
+            await self._parts.images.find(layer)
         self.keep(replace(self.record, layer=layer, saved=self.spec.saved))
         made = asyncio.create_task(self._make_keys(login()))
         try:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.hypervisor.ports import Disks, Driver, Networks
-from paddock.core.image import Chain
 from paddock.hands.link import Link
 from paddock.wire.specs import Wake
 
@@ -47,8 +46,8 @@ class Guest(Protocol):
 class Images(Protocol):
     """The images of this host. Real: images.Images."""
 
-    async def find(self, chain: Chain) -> str:
-        """The digest of an image's last layer, which is whole and sealed. Unbuilt if any of it is missing."""
+    async def find(self, digest: str) -> None:
+        """The last layer of an image is there, whole and sealed. Unbuilt if any of it is missing."""
 
     def volume(self, digest: str) -> Path:
         """Where a layer's volume is."""

@@ -122,18 +122,22 @@ class Images:
         tell(1.0)
         return leaf
 
-    async def find(self, chain: Chain) -> str:
-        """The digest of an image's last layer, as of `ensure`; from now on it counts as used. Nothing is built.
+    async def find(self, digest: str) -> None:
+        """An image's last layer is there, and counts as used from now on. Nothing is built, and nobody looks at what
+        the image would be made from today: it serves until another one does.
 
-        Unbuilt if any of it is not there as it was sealed: who asks for machines has no room booked for builders.
+        Unbuilt if it, or what it lies on, is not as it was sealed: who asks for machines has no room for builders.
         """
-        await in_thread(lambda: self._check(chain))
-        base = await in_thread(lambda: bases.known(chain[0], self._sources))
-        async with self._standing(chain, base) as (planned, top):
-            leaf = planned[-1].digest if planned and top == len(planned) else ""
-            if not leaf or not await in_thread(lambda: self._store.is_proven(leaf)):
-                raise Unbuilt(f"image {chain[-1].name}: a part of it is not there")
-        return leaf
+        async with self._turn:
+            await in_thread(lambda: self._take(digest))
+
+    def _take(self, digest: str) -> None:
+        layer = self._store.find(digest)
+        if layer is None or not self._store.is_proven(digest):
+            raise Unbuilt(f"layer {digest[:12]}: it is not there, or a part of what it lies on is not")
+        while layer is not None:
+            self._store.touch(layer.digest)
+            layer = self._store.read(layer.parent) if layer.parent else None
 
     @asynccontextmanager
     async def _standing(self, chain: Chain, base: str) -> AsyncIterator[tuple[Sequence[Step], int]]:
