@@ -14,6 +14,8 @@ from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, BO, HOUR, ROOT, Scene
 from tests.engine.virtual import DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
 
+OTHER = pool_of("pair", machines=("one", "two"), image="other").settings
+
 
 @pytest.fixture
 async def room() -> AsyncIterator[Virtual]:
@@ -241,6 +243,33 @@ async def test_a_changed_image_does_not_keep_copies_from_being_forked(room: Virt
     room.configure(hosts=hosts("vm-1"), images={"debian": other}, pools=room.configuration.pools)
     await room.settle()
     assert room.environment(await forked(room, origin.id)).state == "leased"
+
+
+@pytest.mark.parametrize("change", ["another kernel", "image gone", "image lost"])
+async def test_a_fork_boots_with_the_kernel_that_its_disks_had(room: Virtual, change: str) -> None:
+    own = replace(DEBIAN, kernel="/srv/vmlinuz", initrd="/srv/initrd", cmdline="root=/dev/vda")
+    pools = {"pair": pool_of("pair", machines=("one", "two"), max=2)}
+    room.configure(hosts=hosts("vm-1"), images={"debian": own}, pools=pools)
+    environment = await saved(room)
+    images = {"debian": own}
+    if change == "another kernel":
+        images = {"debian": replace(own, kernel="/srv/other")}
+    if change == "image gone":
+        images, pools = {"other": replace(own, name="other")}, {"pair": replace(pools["pair"], settings=OTHER)}
+    if change == "image lost":
+        await room.later(minutes=5)
+        room.carrier("vm-1").on("image.build", Reply(is_running=True))
+        room.carrier("vm-1").on("machine.build", Reply(code="unbuilt"), Reply())
+        await room.acquire("pair")
+        assert not room.image().serves
+    room.configure(hosts=hosts("vm-1"), images=images, pools=pools)
+    await room.settle()
+    await forked(room, environment.id)
+    last = MachineSpec.read(room.orders("machine.build")[-1].params["spec"], "spec")
+    assert last.saved
+    assert [(one.kernel, one.initrd, one.cmdline) for one in last.image] == [
+        ("/srv/vmlinuz", "/srv/initrd", "root=/dev/vda")
+    ]
 
 
 async def test_one_that_is_given_up_while_it_is_saved_leaves_no_order_open(room: Virtual) -> None:

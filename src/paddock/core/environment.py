@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from paddock.core.errors import Refused
+from paddock.core.image import Image
 from paddock.core.machine import MachineSettings, NetworkSettings, Size, Start
 from paddock.core.table import Table
 
@@ -189,6 +190,8 @@ class Spec:
     start: Start = Start.FORK
     images: Mapping[str, str] = field(default_factory=dict)
     """Image → digest of what served when it was booked."""
+    kernels: Mapping[str, Image] = field(default_factory=dict)
+    """Image → what booted its disk then, of those that are booted with a file of the host: see `image.booted`."""
 
 
 @dataclass(frozen=True, kw_only=True)

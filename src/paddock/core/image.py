@@ -95,6 +95,12 @@ def kernel_of(images: Chain) -> Image:
     return next((one for one in reversed(images) if one.kernel), images[0])
 
 
+def booted(images: Chain) -> Image | None:
+    """Of the image whose kernel boots the last one of a chain what a machine needs for that; None for a boot loader."""
+    own = kernel_of(images)
+    return Image(name=own.name, kernel=own.kernel, initrd=own.initrd, cmdline=own.cmdline) if own.kernel else None
+
+
 def build_limit(images: Chain) -> timedelta:
     """How long building all of an image may take, its base included."""
     return DOWNLOAD + sum((image.limit * (len(image.scripts) + 1) for image in images), timedelta())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from paddock.core.capacity import Room, suits
 from paddock.core.configuration import Configuration
 from paddock.core.environment import Environment, Pool, Spec
-from paddock.core.image import Chain, HostImage
+from paddock.core.image import HostImage, booted
 from paddock.core.machine import NetworkSettings, Nic, Start, nics
 from paddock.engine import booking
 from paddock.ports import Tables
@@ -18,11 +18,19 @@ from paddock.wire.specs import MachineSpec, NetworkSpec, Peer
 
 def spec_of(pool: Pool, there: Mapping[str, HostImage]) -> Spec | None:
     """What the pool's machines are made as on a host that has these images; None while it lacks one."""
-    rows = {name: there.get(name) for name in booking.images_of(pool)}
-    digests = {name: row.digest for name, row in rows.items() if row is not None and row.serves}
-    if len(digests) < len(rows):
+    names = booking.images_of(pool)
+    rows = {name: row for name in names if (row := there.get(name)) is not None and row.serves}
+    if len(rows) < len(names):
         return None
-    return Spec(machines=pool.settings, networks=pool.networks, egress=pool.egress, start=pool.start, images=digests)
+    kernels = {name: booted(row.serving) for name, row in rows.items()}
+    return Spec(
+        machines=pool.settings,
+        networks=pool.networks,
+        egress=pool.egress,
+        start=pool.start,
+        images={name: row.digest for name, row in rows.items()},
+        kernels={name: kernel for name, kernel in kernels.items() if kernel is not None},
+    )
 
 
 def fits(tables: Tables, configuration: Configuration, environment: Environment) -> bool:
@@ -59,7 +67,9 @@ def spec_for(tables: Tables, environment: Environment, machine: str) -> dict[str
     row = booking.images_on(tables, environment.host).get(made.image)
     if not environment.fork_of and (row is None or row.digest != spec.images.get(made.image)):
         return None
-    image: Chain = row.serving if row is not None else ()
+    image = row.serving if row is not None else ()
+    if environment.fork_of:  # of disks that are what they were, whatever their image is by now
+        image = (spec.kernels[made.image],) if made.image in spec.kernels else ()
     cards = {
         one.name: nics(
             environment.id, one.name, index, spec.machines[index].nets, spec.networks, maker=environment.maker
