@@ -25,8 +25,10 @@ class Watched(Sqlite):
         self.commits = 0
         self.gate = threading.Event()
         self.gate.set()
+        self.committing = threading.Event()
 
     def commit(self, cursor: Any) -> None:
+        self.committing.set()
         self.gate.wait(10)
         self.commits += 1
         super().commit(cursor)
@@ -41,6 +43,7 @@ def database(tmp_path: Path, template: Path) -> Watched:
 async def opened(database: Watched) -> SqlStore:
     store = await SqlStore.open(database)
     database.commits = 0
+    database.committing.clear()
     return store
 
 
@@ -48,9 +51,16 @@ async def test_what_waits_together_is_committed_together_and_told_at_once(databa
     store = await opened(database)
     told: list[Sequence[Touched]] = []
     store.subscribe(told.append)
-    await asyncio.gather(*(store.write(lambda tables, n=n: tables.hosts.add(host(f"h{n}"))) for n in range(100)))  # type: ignore[misc]
-    assert database.commits == 1
-    assert [len(touched) for touched in told] == [100]
+    database.gate.clear()
+    first = asyncio.create_task(store.write(lambda tables: tables.hosts.add(host("first"))))
+    assert await asyncio.to_thread(database.committing.wait, 10)
+    writes = [store.write(lambda tables, n=n: tables.hosts.add(host(f"h{n}"))) for n in range(100)]  # type: ignore[misc]
+    rest = asyncio.gather(*writes)
+    await asyncio.sleep(0)
+    database.gate.set()
+    await asyncio.gather(first, rest)
+    assert database.commits == 2
+    assert [len(touched) for touched in told] == [1, 100]
     await store.close()
 
 
