@@ -218,6 +218,38 @@ async def test_who_waits_for_disks_that_are_given_up_is_told(room: Virtual) -> N
     assert (ended.state, ended.reason) == ("impossible", "pair-1: its disks are gone")
 
 
+async def test_who_waits_for_a_fork_that_cannot_be_made_is_told_and_no_other_one_is_tried(room: Virtual) -> None:
+    origin = await saved(room)
+    room.carrier("vm-1").on("machine.build", Reply(code="failed"))
+    lease = await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA)
+    await room.later(minutes=5)
+    ended = room.lease(lease.id)
+    assert ended.state == "impossible"
+    assert ended.reason == "pair-2, made of the disks of pair-1: one: machine.build failed: so it was"
+    assert [(one.id, one.state) for one in room.living()] == [("pair-1", "saved"), ("pair-2", "quarantined")]
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["both still wait", "one does not wait any more"])
+async def test_who_has_another_fork_coming_goes_on_waiting_for_that(room: Virtual, cancelled: bool) -> None:
+    origin = await saved(room)
+    carrier = room.carrier("vm-1")
+    carrier.on("machine.build", Reply(is_running=True))
+    forking = [await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA) for _ in range(2)]
+    await room.settle()
+    if cancelled:
+        await room.people.cancel_lease(forking[0].id, identity=ANNA)
+    carrier.on("machine.build", Reply(code="failed"))
+    first, second = ([one for one in carrier.running.values() if one.environment == id] for id in ("pair-2", "pair-3"))
+    for command in first:
+        await carrier.finish(command, Reply(code="failed"))
+    await room.settle()
+    assert [room.lease(one.id).state for one in forking] == ["cancelled" if cancelled else "impossible", "queued"]
+    for command in second:
+        await carrier.finish(command)
+    await room.settle()
+    assert room.lease(forking[1].id).environment == "pair-3"
+
+
 async def test_what_has_no_copies_cannot_be_forked(room: Virtual) -> None:
     lease = await room.acquire("pair")
     with pytest.raises(Refused, match="pair-1: it is leased, its disks are not saved") as refused:

@@ -132,6 +132,8 @@ def build(tables: Tables, means: Means, environment: Environment, *, now: dateti
             shut = environments.move(broken, environments.Signal.QUARANTINE, now=now, reason=reason)
             outdate(tables, shut, now=now)
             move(tables, "environments", broken, shut, environments.Signal.QUARANTINE, now=now)
+            if shut.fork_of:
+                leasing.refuse_fork(tables, shut, reason, now=now)
         case upkeep.Waiting(until=moment):
             return moment
     return None

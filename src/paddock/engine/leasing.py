@@ -312,6 +312,18 @@ def refuse(tables: Tables, pool: str, reason: str, *, now: datetime) -> None:
             finish_early(tables, run, Verdict.ERROR, now=now, reason=reason)
 
 
+def refuse_fork(tables: Tables, failed: Environment, reason: str, *, now: datetime) -> None:
+    """A fork of saved disks could not be made: say so to the first who waits for one and has none coming.
+
+    Another one would fail like it, and each keeps the room that it has until a person looks at it.
+    """
+    waiting = tables.leases.where(fork_of=failed.fork_of, state=leases.State.QUEUED)
+    made = tables.environments.where(fork_of=failed.fork_of, state=sorted(environments.LIVE))
+    if queue.short(made, queued=len(waiting)):
+        why = f"{failed.id}, made of the disks of {failed.fork_of}: {reason}"
+        end(tables, waiting[0], leases.Signal.REFUSE, now=now, reason=why)
+
+
 def refuse_impossible(tables: Tables, configuration: Configuration, *, now: datetime) -> None:
     """Who waits for what no host could ever carry, or for disks that are no longer kept, is told so."""
     for pool in configuration.pools.values():
