@@ -1,5 +1,6 @@
 """What a host says that it has, and what of it images and templates take: each byte on the disk once."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -150,7 +151,9 @@ async def result_of(layout: Layout, method: str, *, is_failing: bool = False) ->
     return outcome.code, outcome.result
 
 
-@pytest.mark.parametrize("method", ["machine.build", "machine.clean", "image.build", "image.collect"])
+@pytest.mark.parametrize(
+    "method", ["machine.build", "machine.clean", "machine.destroy", "image.build", "image.collect"]
+)
 async def test_who_changes_what_is_stored_says_so_with_its_end(layout: Layout, method: str) -> None:
     code, result = await result_of(layout, method)
     assert code is None
@@ -161,6 +164,32 @@ async def test_what_failed_says_what_it_left(layout: Layout) -> None:
     code, result = await result_of(layout, "machine.build", is_failing=True)
     assert code == "failed"
     assert near(_templates(result), 2 * MIB)
+
+
+async def test_what_an_ended_build_left_is_said_by_whoever_destroys_its_machine(layout: Layout) -> None:
+    """A higher fence ends it after its template had its name: nobody takes a result of it."""
+    has_named = asyncio.Event()
+
+    async def build(call: Call) -> Outcome:
+        put(layout.templates / "k" / "memory", 2 * MIB)
+        has_named.set()
+        return await asyncio.get_running_loop().create_future()
+
+    async def destroy(call: Call) -> Outcome:
+        return Outcome(result={"machine": "one"})
+
+    deeds = counting({"machine.build": Work(act=build), "machine.destroy": Work(act=destroy)}, Count(layout))
+    (building, destroying) = deeds.values()
+    assert isinstance(building, Work)
+    assert isinstance(destroying, Work)
+    job = asyncio.ensure_future(building.act(call("machine.build", layout.root)))
+    await has_named.wait()
+    job.cancel()
+    await asyncio.gather(job, return_exceptions=True)
+
+    ended = await destroying.act(call("machine.destroy", layout.root))
+
+    assert near(_templates(ended.result), 2 * MIB)
 
 
 async def test_what_stores_nothing_says_nothing(layout: Layout) -> None:

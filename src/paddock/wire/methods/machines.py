@@ -42,7 +42,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE,),
-        result="{machine}",
+        result="{machine, stored{images, templates}}",
     ),
     Method(
         name="machine.list",

@@ -101,8 +101,12 @@ def archive() -> bytes:
     return found[1] if found is not None and found[0] == bundled.ARCHIVE else bundling.archive()
 
 
-_STORES = ("machine.build", "machine.clean", "image.build", "image.collect")
-"""Methods that may leave other layers and templates than there were, whether they succeed or not."""
+_STORES = ("machine.build", "machine.clean", "machine.destroy", "image.build", "image.collect")
+"""Methods that may leave other layers and templates than there were, whether they succeed or not.
+
+`machine.destroy` says what a build left that a higher fence ended: nobody takes the result of that, and with the
+environment goes the room that was booked for its templates.
+"""
 
 
 def counting(deeds: Mapping[str, Deed], count: Count) -> Mapping[str, Deed]:
