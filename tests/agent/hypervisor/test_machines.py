@@ -332,6 +332,70 @@ async def test_destroying_leaves_nothing_and_networks_go_with_the_last_machine(r
     assert not (rig.root / "machines" / "lab-1").exists()
 
 
+def left(rig: Rig) -> list[str]:
+    """What is there of any machine or its environment."""
+    return sorted(str(path.relative_to(rig.root)) for path in (rig.root / "machines").rglob("*"))
+
+
+@pytest.mark.parametrize("method", ["machine.destroy", "machine.clean", "machine.save"])
+async def test_one_that_is_ended_while_its_networks_close_is_taken_up_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    await rig.ask("machine.build", spec=spec())
+    closing = asyncio.Event()
+
+    async def close(environment: str) -> None:
+        closing.set()
+        await asyncio.Event().wait()
+
+    params = {"machine.clean": {"spec": spec()}, "machine.save": {"saved": "lab-1.one"}}.get(method, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.networks, "close", close)
+        asked = asyncio.create_task(rig.ask(method, fence=2, **params))
+        await closing.wait()
+        asked.cancel()  # a higher fence
+        await asyncio.gather(asked, return_exceptions=True)
+
+    await rig.ask("machine.destroy", fence=3)
+    assert (left(rig), rig.networks.opened) == ([], {})
+    assert (await rig.ask("machine.list"))["machines"] == []
+
+
+async def test_who_is_built_while_the_last_one_goes_has_networks_and_a_key(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.ask("machine.build", machine="a", spec=spec(machine="a"))
+    closing, go_on, close = asyncio.Event(), asyncio.Event(), rig.networks.close
+
+    async def slowly(environment: str) -> None:
+        closing.set()
+        await go_on.wait()
+        await close(environment)
+
+    monkeypatch.setattr(rig.networks, "close", slowly)
+    going = asyncio.create_task(rig.ask("machine.destroy", machine="a"))
+    await closing.wait()
+    coming = asyncio.create_task(rig.ask("machine.build", machine="b", spec=spec(machine="b")))
+    done, _ = await asyncio.wait({coming}, timeout=0.1)
+    assert not done, "it was built into what is being removed"
+    go_on.set()
+    await asyncio.gather(going, coming)
+    assert rig.networks.opened == {"lab-1": ["lan"]}
+    assert (rig.root / "machines" / "lab-1" / "login.json").exists()
+
+
+async def test_destroying_what_is_not_there_leaves_nothing_of_its_environment(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    key = rig.root / "machines" / "lab-1" / "login.json"
+    told = key.read_text()
+    await rig.ask("machine.destroy", fence=2)
+    key.parent.mkdir()
+    key.write_text(told)
+    rig.networks.opened["lab-1"] = ["lan"]
+    await rig.ask("machine.destroy", fence=3)
+    assert (left(rig), rig.networks.opened) == ([], {})
+
+
 @pytest.mark.slow
 async def test_a_console_that_nobody_follows_is_kept_short(rig: Rig) -> None:
     await rig.ask("machine.build", spec=spec())
@@ -458,6 +522,21 @@ async def test_half_a_machine_is_removed_at_the_next_start(rig: Rig, stage: str)
     async with again.open():
         assert not rig.host.machines
         assert not rig.directory().exists()
+
+
+@pytest.mark.parametrize("how", ["killed before it was removed", "no machine's record"])
+async def test_the_key_of_an_environment_without_machines_is_removed_at_the_next_start(rig: Rig, how: str) -> None:
+    for environment in ("lab-1", "lab-2"):
+        await rig.ask("machine.build", environment=environment, spec=spec(environment=environment))
+    if how == "no machine's record":
+        (rig.directory() / "machine.json").write_text("nonsense")
+    else:
+        shutil.rmtree(rig.directory())
+    again = Rig(rig.root, rig.desk, host=rig.host, guests=rig.guests, networks=rig.networks)
+    async with again.open():
+        assert not (rig.root / "machines" / "lab-1").exists()
+        assert (rig.root / "machines" / "lab-2" / "login.json").exists(), "of one that has a machine"
+        assert list(rig.networks.opened) == ["lab-2"]
 
 
 @pytest.mark.parametrize("damage", ["torn", "no record", "no spec"])

@@ -11,6 +11,7 @@ from paddock.agent import durable
 from paddock.agent.skills.hypervisor import keys
 from paddock.agent.skills.hypervisor.keys import Pair
 from paddock.agent.skills.hypervisor.layout import Layout
+from paddock.agent.skills.skill import in_thread
 from paddock.wire.framing import JSON
 
 FILE = "login.json"
@@ -30,8 +31,9 @@ class Logins:
             found = await asyncio.to_thread(_read, directory, fence)
             if found is None:
                 found = await keys.pair(environment)
-                told: dict[str, JSON] = {"fence": fence, "private": found.private, "public": found.public}
-                await asyncio.to_thread(durable.write, directory / FILE, told)
+                made: dict[str, JSON] = {"fence": fence, "private": found.private, "public": found.public}
+                # Whoever is cancelled removes the environment next: nothing may be written after that.
+                await in_thread(lambda: durable.write(directory / FILE, made))
             return found
 
 

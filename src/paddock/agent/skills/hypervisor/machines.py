@@ -25,7 +25,7 @@ from paddock.agent.skills.hypervisor.machine import VOLUME, Machine, remove
 from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Templates
-from paddock.agent.skills.skill import Call, Deed, Read, Work
+from paddock.agent.skills.skill import Call, Deed, Read, Work, in_thread
 from paddock.core.errors import Broken, Missing, PaddockError, Refused
 from paddock.hands import faults
 from paddock.wire import fields
@@ -52,6 +52,7 @@ class Machines:
         self._machines: dict[Key, Machine] = {}
         self._duties: dict[Key, asyncio.Task[None]] = {}
         self._turns: dict[Key, asyncio.Lock] = {}
+        self._doors: dict[str, asyncio.Lock] = {}
         self._group = asyncio.TaskGroup()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -89,6 +90,10 @@ class Machines:
         """One thing at a time happens to a machine."""
         async with self._turns.setdefault(_key(call), asyncio.Lock()):
             return await act(call)
+
+    def _door(self, environment: str) -> asyncio.Lock:
+        """Held while a machine comes into an environment or leaves it: into one that is being closed none comes."""
+        return self._doors.setdefault(environment, asyncio.Lock())
 
     # Making
 
@@ -143,12 +148,13 @@ class Machines:
             stage=Stage.MAKING,
             spec=dict(spec.params()),
         )
-        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
-        faults.at("hypervisor.machine_recording")
-        await asyncio.to_thread(record.save, directory, known)
-        faults.at("hypervisor.machine_recorded")
-        machine = Machine(directory, known, parts=self._parts, templates=self._templates)
-        self._machines[key] = machine
+        async with self._door(call.environment):
+            await in_thread(lambda: directory.mkdir(mode=0o700, parents=True, exist_ok=True))
+            faults.at("hypervisor.machine_recording")
+            await in_thread(lambda: record.save(directory, known))
+            faults.at("hypervisor.machine_recorded")
+            machine = Machine(directory, known, parts=self._parts, templates=self._templates)
+            self._machines[key] = machine
         try:
             self._hold(key, machine)
             await machine.make(functools.partial(self._logins.of, call.environment, call.fence))
@@ -172,17 +178,26 @@ class Machines:
         machine = self._machines.get(_key(call))
         if machine is not None:
             await self._remove(machine)
+        else:
+            await self._leave(_key(call))
         return Outcome(result={"machine": call.text("machine")})
 
     async def _remove(self, machine: Machine) -> None:
-        """Nothing of it is left; with the last machine of an environment go its networks."""
+        """Nothing of it is left; with the last machine of an environment goes what they had together."""
         key = (machine.record.environment, machine.record.machine)
         self._release(key)
         await machine.destroy()
-        self._machines.pop(key, None)
-        if not any(environment == key[0] for environment, _ in self._machines):
-            await self._parts.networks.close(key[0])
-            await asyncio.to_thread(_remove_environment, self._parts.layout.environment(key[0]))
+        await self._leave(key)
+
+    async def _leave(self, key: Key) -> None:
+        """It is not there any more, and neither are networks and keys of an environment that has no other machine."""
+        environment = key[0]
+        async with self._door(environment):
+            if not any(other[0] == environment for other in self._machines if other != key):
+                await self._parts.networks.close(environment)
+                await asyncio.to_thread(_remove_environment, self._parts.layout.environment(environment))
+            # Last: whoever is cancelled before it is taken up again by the next one that wants it gone.
+            self._machines.pop(key, None)
 
     async def _save(self, call: Call) -> Outcome:
         name = call.text("saved")
@@ -266,6 +281,10 @@ class Machines:
         for environment in await self._parts.networks.found(layout.instance):
             if environment not in environments:
                 await self._parts.networks.close(environment)
+        homes = {layout.environment(environment) for environment in environments}
+        for directory in sorted(layout.machines.glob("*")):
+            if directory not in homes:
+                await asyncio.to_thread(_remove_environment, directory)
 
     async def _adopt(self, directory: Path) -> None:
         machine = self._recorded(directory)
@@ -340,7 +359,9 @@ def _key(call: Call) -> Key:
 
 
 def _remove_environment(directory: Path) -> None:
-    with suppress(FileNotFoundError, OSError):
-        for file in directory.iterdir():
-            file.unlink()
+    """Its key goes, and the directory unless something else is in it."""
+    with suppress(OSError):
+        for entry in list(directory.iterdir()):
+            if not entry.is_dir():
+                entry.unlink()
         directory.rmdir()
