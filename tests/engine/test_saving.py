@@ -6,13 +6,16 @@ from datetime import timedelta
 
 import pytest
 
-from paddock.core.environment import Environment, Hold
+from paddock.core.environment import Environment, Hold, State
 from paddock.core.errors import Refused
+from paddock.core.lease import Lease
 from paddock.core.machine import Size, Start
+from paddock.engine.stocking import stock
+from paddock.ports import Tables
 from paddock.wire.specs import MachineSpec
 from tests.engine.fake_agent import Reply
 from tests.engine.scene import ANNA, BO, HOUR, ROOT, Scene
-from tests.engine.virtual import DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
+from tests.engine.virtual import DAY, DEBIAN, GIB, ROOM, VM, Virtual, hosts, open_virtual, pool_of
 
 OTHER = pool_of("pair", machines=("one", "two"), image="other").settings
 
@@ -216,6 +219,44 @@ async def test_who_waits_for_disks_that_are_given_up_is_told(room: Virtual) -> N
     await room.settle()
     ended = room.lease(lease.id)
     assert (ended.state, ended.reason) == ("impossible", "pair-1: its disks are gone")
+
+
+@pytest.mark.parametrize("by", ["a person", "time"])
+async def test_who_waits_for_room_for_a_fork_of_them_is_told_in_that_moment(room: Virtual, by: str) -> None:
+    origin = await saved(room)
+    pools = {**room.configuration.pools, "big": pool_of("big", memory=ROOM.memory)}
+    room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools=pools)
+    big = await room.acquire("big", ttl=DAY)
+    forking = [await room.people.fork(origin.id, holder="anna", ttl=None, wait=None, identity=ANNA) for _ in range(2)]
+    await room.settle()
+    assert [room.lease(one.id).state for one in forking] == ["queued", "queued"]
+    if by == "time":
+        await room.later(hours=1)
+    else:
+        await room.people.release_environment(origin.id, identity=ANNA)
+        await room.settle()
+    assert room.environment(origin.id).state == "gone"
+    assert {room.lease(one.id).reason for one in forking} == {"pair-1: its disks are gone"}
+    await room.people.release(big.id, fence=big.fence, identity=ANNA)
+    await room.settle()
+    assert [one.id for one in room.living()] == ["big-1"], "nothing is made of disks that are gone"
+
+
+async def test_of_disks_that_are_not_kept_any_more_nothing_is_made_whoever_waits(room: Virtual) -> None:
+    """As a server may find it in its store that did not say so when they were given up."""
+    origin = await saved(room)
+    waiting = Lease(id="old", pool="pair", holder="anna", asked=room.clock.now(), ttl=HOUR, fork_of=origin.id)
+
+    def give_up(tables: Tables) -> None:
+        row = tables.environments.find(origin.id)
+        assert row is not None
+        tables.environments.swap(row, replace(row, state=State.CLEANING, retiring=True))
+        tables.leases.add(waiting)
+        stock(tables, room.configuration, maker="", now=room.clock.now())
+        assert tables.environments.where(fork_of=origin.id) == []
+
+    await room.write(give_up)
+    assert room.lease("old").reason == "pair-1: its disks are gone"
 
 
 async def test_who_waits_for_a_fork_that_cannot_be_made_is_told_and_no_other_one_is_tried(room: Virtual) -> None:

@@ -333,10 +333,16 @@ def refuse_impossible(tables: Tables, configuration: Configuration, *, now: date
         if waiting and (why := booking.never(tables, configuration, pool)):
             refuse(tables, pool.name, why, now=now)
             continue
-        for lease in waiting:
-            origin = tables.environments.find(lease.fork_of) if lease.fork_of else None
-            if lease.fork_of and (origin is None or origin.state is not environments.State.SAVED):
-                end(tables, lease, leases.Signal.REFUSE, now=now, reason=f"{lease.fork_of}: its disks are gone")
+        for id in {lease.fork_of for lease in waiting if lease.fork_of}:
+            origin = tables.environments.find(id)
+            if origin is None or origin.state is not environments.State.SAVED:
+                _refuse_gone(tables, id, now=now)
+
+
+def _refuse_gone(tables: Tables, origin: str, *, now: datetime) -> None:
+    """The disks that `origin` saved are given up: say so to everybody who waits for a fork of them."""
+    for lease in tables.leases.where(fork_of=origin, state=leases.State.QUEUED):
+        end(tables, lease, leases.Signal.REFUSE, now=now, reason=f"{origin}: its disks are gone")
 
 
 def end(tables: Tables, lease: Lease, signal: leases.Signal, *, now: datetime, by: str = "", reason: str = "") -> Lease:
@@ -391,13 +397,14 @@ def expire(tables: Tables, *, now: datetime) -> None:
 
 
 def end_hold(tables: Tables, environment: Environment, *, now: datetime, by: str) -> Environment:
-    """A held environment is given back: dirty, like everything that was lent."""
+    """A held environment is given back: dirty, like everything that was lent; nothing more is made of its disks."""
     dirty = environments.move(
         replace(environment, held_by="", held_for=None, hold_until=None, lease="", wants_saving=False),
         environments.Signal.RELEASE,
         now=now,
     )
     outdate(tables, dirty, now=now)
+    _refuse_gone(tables, environment.id, now=now)
     return move(tables, "environments", environment, dirty, environments.Signal.RELEASE, now=now, by=by)
 
 

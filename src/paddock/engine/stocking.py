@@ -200,7 +200,7 @@ def _book_fork(
     now: datetime,
 ) -> set[str]:
     """A new environment of saved disks, on the host that has them."""
-    origin = tables.environments.find(lease.fork_of)
+    origin = _origin(tables, lease)
     settings = configuration.hosts.get(origin.host) if origin is not None else None
     if origin is None or origin.spec is None or origin.size is None or settings is None or origin.host in blocked:
         return set()
@@ -213,6 +213,12 @@ def _book_fork(
         return set()
     make_room(tables, room, size, room.open, now=now, lease=lease)
     return {room.host} if room.whole is not None and size.fits(room.whole) else set()
+
+
+def _origin(tables: Tables, lease: Lease) -> Environment | None:
+    """The environment whose saved disks a lease wants a fork of; None where it does not keep them any more."""
+    found = tables.environments.find(lease.fork_of)
+    return found if found is not None and found.state is environments.State.SAVED else None
 
 
 def fork_size(origin: Environment) -> Size:
@@ -321,7 +327,7 @@ def gives_way(tables: Tables, configuration: Configuration, environment: Environ
 def _size_on(tables: Tables, configuration: Configuration, demand: _Demand, room: Room) -> Size | None:
     """What a demand takes on a host; None where it is not to come there."""
     if demand.lease.fork_of:
-        origin = tables.environments.find(demand.lease.fork_of)
+        origin = _origin(tables, demand.lease)
         if origin is None or origin.spec is None or origin.host != room.host:
             return None
         return fork_size(origin)
