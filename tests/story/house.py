@@ -123,7 +123,8 @@ class House:
         argv = [sys.executable, *self.host_program, "--server", websocket, "--state", str(self.agent_state)]
         argv += ["--cloud", "none"]
         if not (self.agent_state / identity.FILE).exists():
-            self.until(lambda: self.get("hosts")["items"], "the host is configured")
+            # A server that dies meanwhile has none ever: whoever tends it is to start it again.
+            self.until(lambda: self.get("hosts")["items"] if self.serves() else True, "the host is configured")
             argv += ["--code", self.post("enrolments", host="local")["code"]]
         with (self.directory / "agent.log").open("ab") as log:
             self.agent = warm.start(argv, log=log, env=self.surroundings(environment), start_new_session=True)
