@@ -42,7 +42,7 @@ def waiting(directory: Path, **options: Any) -> warm.Forked:
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (("paddock.agent", "methods"), 0),
+        (("paddock.agent", "--version"), 0),
         (("paddock.agent", "run", "--no-such-option"), 2),
         (("paddock.agent", "status", "--state", "/nowhere"), 4),
         (("paddock", "serve", "/nowhere/paddock.yaml"), 4),
