@@ -19,8 +19,8 @@ async def scene() -> AsyncIterator[Virtual]:
         yield scene
 
 
-def told(images: int = 0, templates: int = 0) -> dict[str, Any]:
-    return {"stored": {"images": images, "templates": templates}}
+def told(images: int = 0, templates: int = 0, **which: Any) -> dict[str, Any]:
+    return {"stored": {"images": images, "templates": templates, **which}}
 
 
 async def back_with(scene: Virtual, stored: Stored) -> None:
@@ -86,7 +86,39 @@ async def test_an_image_that_is_no_longer_configured_stays_booked_until_its_laye
     assert scene.booked().disk == 9 * GIB
 
 
-@pytest.mark.parametrize("odd", [None, 7, {}, {"images": -1, "templates": 0}, {"images": True, "templates": 0}])
+async def test_of_two_counts_the_later_one_is_booked_whichever_is_heard_last(scene: Virtual) -> None:
+    host = await scene.host_arrives("vm-1", capacity=ROOM)
+    await back_with(scene, Stored(counter="a", number=1))
+    counted = [told(templates=number * GIB, counter="a", number=number) for number in (2, 4, 3)]
+    await scene.store.write(lambda tables: [storing.heard(tables, host.id, one) for one in counted])
+    await scene.settle()
+    assert scene.booked().disk == 4 * GIB
+
+
+@pytest.mark.parametrize("earlier", [{"counter": "a", "number": 7}, {}])
+async def test_what_was_counted_before_its_agent_began_anew_changes_nothing(
+    scene: Virtual, earlier: dict[str, Any]
+) -> None:
+    """The end of a command that the agent before carried out is told again after its hello."""
+    host = await scene.host_arrives("vm-1", capacity=ROOM)
+    await back_with(scene, Stored(templates=GIB, counter="b", number=1))
+    await scene.store.write(lambda tables: storing.heard(tables, host.id, told(templates=9 * GIB, **earlier)))
+    await scene.settle()
+    assert scene.booked().disk == GIB
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        7,
+        {},
+        {"images": -1, "templates": 0},
+        {"images": True, "templates": 0},
+        {"images": 0, "templates": 0, "number": "1"},
+        {"images": 0, "templates": 0, "counter": 1},
+    ],
+)
 async def test_a_count_that_cannot_be_one_changes_nothing(scene: Virtual, odd: Any) -> None:
     host = await scene.host_arrives("vm-1", capacity=ROOM)
     host.on("machine.build", Reply(result=told(images=GIB)), Reply(result={"stored": odd}))

@@ -55,6 +55,10 @@ class Stored:
     """By layers, those of images that are no longer configured too."""
     templates: int = 0
     """By frozen machines: their memory, and what their disks have beyond the images."""
+    counter: str = ""
+    """Who counted: another one after each start of the agent."""
+    number: int = 0
+    """It rises with each count: they are not always heard in the order in which they were made."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,10 +21,16 @@ def believe(tables: Tables, host: Host, told: object) -> Host:
 
 
 def heard(tables: Tables, agent: str, result: Mapping[str, object]) -> None:
-    """A command ended on a host, and its agent counted anew: booked at once, before anything else is."""
+    """A command ended on a host, and its agent counted anew: booked at once, before anything else is.
+
+    Ends are heard in any order, and again after a restart of the agent: what was counted earlier changes nothing.
+    """
     told = result.get("stored")
-    known = tables.agents.find(agent) if _read(told) is not None else None
-    if known is None or known.kind is not Kind.HOST:
+    stored = _read(told)
+    known = tables.agents.find(agent) if stored is not None else None
+    if stored is None or known is None or known.kind is not Kind.HOST:
+        return
+    if _is_over(stored, _read(known.facts.get("stored"))):
         return
     host = tables.hosts.find(known.host)
     if host is None or host.agent != agent:
@@ -35,13 +41,19 @@ def heard(tables: Tables, agent: str, result: Mapping[str, object]) -> None:
     believe(tables, host, told)
 
 
+def _is_over(stored: Stored, last: Stored | None) -> bool:
+    """Whether it was counted before what was heard last: that is a hello, or what its own counter counted since."""
+    return last is not None and (stored.counter != last.counter or stored.number < last.number)
+
+
 def _read(told: object) -> Stored | None:
     if not isinstance(told, Mapping):
         return None
     images, templates = told.get("images"), told.get("templates")
-    if not (_is_count(images) and _is_count(templates)):
+    counter, number = told.get("counter", ""), told.get("number", 0)
+    if not (_is_count(images) and _is_count(templates) and _is_count(number) and isinstance(counter, str)):
         return None
-    return Stored(images=images, templates=templates)
+    return Stored(images=images, templates=templates, counter=counter, number=number)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -436,13 +436,23 @@ def _without_nones(**values: JSON) -> dict[str, JSON]:
 
 def stored_params(stored: Stored) -> dict[str, JSON]:
     """For the wire."""
-    return {"images": stored.images, "templates": stored.templates}
+    return {
+        "images": stored.images,
+        "templates": stored.templates,
+        "counter": stored.counter,
+        "number": stored.number,
+    }
 
 
 def read_stored(value: JSON, path: str) -> Stored:
     """From the wire."""
     found = Fields(value, path)
-    return Stored(images=found.need("images", fields.integer), templates=found.need("templates", fields.integer))
+    return Stored(
+        images=found.need("images", fields.integer),
+        templates=found.need("templates", fields.integer),
+        counter=found.maybe("counter", _word, ""),
+        number=found.maybe("number", fields.integer, 0),
+    )
 
 
 def _size(value: JSON, path: str) -> Size:

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -132,6 +134,48 @@ def test_it_counts_again_when_something_came_or_went_and_not_in_between(layout: 
     assert near(count.last.templates, MIB)
     shutil.rmtree(layout.templates / "k")
     assert count.again().templates == 0
+
+
+def test_a_count_that_is_overtaken_is_not_the_last_one(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = Count(layout)
+    put(layout.templates / "a" / "memory", MIB)
+    has_looked, goes_on = threading.Event(), threading.Event()
+    walk = os.walk
+
+    def slow(top: Path, **rest: Any) -> Iterator[Any]:
+        found = list(walk(top, **rest))
+        if top == layout.templates and not has_looked.is_set():
+            has_looked.set()
+            assert goes_on.wait(10)
+        return iter(found)
+
+    monkeypatch.setattr(os, "walk", slow)
+    said: dict[str, Stored] = {}
+    counts = [threading.Thread(target=lambda name=name: said.update({name: count.again()})) for name in ("one", "two")]
+    counts[0].start()
+    assert has_looked.wait(10)
+    put(layout.templates / "b" / "memory", 4 * MIB)
+    counts[1].start()
+    counts[1].join(0.05)  # of two that do not wait for each other this one is done first
+    goes_on.set()
+    for one in counts:
+        one.join(10)
+
+    assert near(count.last.templates, 5 * MIB)
+    assert count.last == said["two"]
+    assert said["one"].number < said["two"].number
+
+
+def test_a_count_says_which_it_is_and_after_another_start_whose(layout: Layout) -> None:
+    count = Count(layout)
+    put(layout.templates / "a" / "memory", MIB)
+    first, same = count.again(), count.again()
+    put(layout.templates / "b" / "memory", MIB)
+    second = count.again()
+    assert first == same
+    assert first.counter == second.counter
+    assert first.number < second.number
+    assert Count(layout).again().counter != first.counter
 
 
 def call(method: str, directory: Path) -> Call:

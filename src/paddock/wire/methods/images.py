@@ -23,7 +23,7 @@ METHODS = (
             ),
         ),
         result="{image, digest, bytes, apparent, layers: [{digest, image, script, bytes, seconds, built}], "
-        "stored{images, templates}}",
+        "stored{images, templates, counter, number}}",
     ),
     Method(
         name="image.list",
@@ -47,6 +47,6 @@ METHODS = (
             Param(name="keep", kind=Kind.LIST, of=Kind.NAME, most=10_000, doc="digests that stay"),
             Param(name="dry_run", kind=Kind.BOOLEAN, default=False, doc="only say what would go"),
         ),
-        result="{removed: [{digest, bytes, why}], freed: bytes, stored{images, templates}}",
+        result="{removed: [{digest, bytes, why}], freed: bytes, stored{images, templates, counter, number}}",
     ),
 )

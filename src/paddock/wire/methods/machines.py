@@ -20,7 +20,8 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, address, addresses[], start, why, host_key, seconds, stored{images, templates}}",
+        result="{machine, address, addresses[], start, why, host_key, seconds, "
+        "stored{images, templates, counter, number}}",
     ),
     Method(
         name="machine.clean",
@@ -31,7 +32,8 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, ended: count of processes, start, why, host_key, seconds, stored{images, templates}}",
+        result="{machine, ended: count of processes, start, why, host_key, seconds, "
+        "stored{images, templates, counter, number}}",
     ),
     Method(
         name="machine.destroy",
@@ -42,7 +44,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE,),
-        result="{machine, stored{images, templates}}",
+        result="{machine, stored{images, templates, counter, number}}",
     ),
     Method(
         name="machine.list",

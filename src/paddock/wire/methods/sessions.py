@@ -12,7 +12,8 @@ _FACTS = Param(
     name="facts",
     kind=Kind.OBJECT,
     required=True,
-    doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}, stored{images, templates}}",
+    doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}, "
+    "stored{images, templates, counter, number}}",
 )
 
 METHODS = (

@@ -4,6 +4,9 @@ Effects: none; it looks.
 """
 
 import os
+import secrets
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 from paddock.agent.settings import Hypervisor
@@ -58,16 +61,20 @@ class Count:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._names: frozenset[Path] = frozenset()
-        self.last = Stored()
+        self._turn = threading.Lock()
+        self.last = Stored(counter=secrets.token_hex(8))
 
     def again(self) -> Stored:
-        """Now; `last` is the same from now on."""
-        names = frozenset(
-            path for directory in (self._layout.images, self._layout.templates) for path in directory.glob("*/*")
-        )
-        if names != self._names:
-            self.last, self._names = stored(self._layout), names
-        return self.last
+        """Now; `last` is the same from now on. Of two counts the one with the higher number looked later."""
+        with self._turn:
+            names = frozenset(
+                path for directory in (self._layout.images, self._layout.templates) for path in directory.glob("*/*")
+            )
+            if names != self._names:
+                found, last = stored(self._layout), self.last
+                self.last = replace(found, counter=last.counter, number=last.number + 1)
+                self._names = names
+            return self.last
 
 
 def _taken(*directories: Path) -> int:
