@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from paddock.core.errors import Missing, Refused
-from paddock.core.image import BuildScript, recipe
+from paddock.core.image import INTERRUPTIONS, BuildScript, recipe
 from paddock.core.machine import Size
 from paddock.wire.specs import read_image
 from tests.engine.fake_agent import Reply
@@ -163,6 +163,26 @@ async def test_an_interrupted_build_is_asked_for_once_more_under_a_new_id(scene:
     scene.carrier("vm-1").on("image.build", Reply(code=code), Reply())
     assert (await scene.acquire("vm")).state == "granted"
     assert len({order.id for order in scene.orders("image.build")}) == 2
+
+
+@pytest.mark.parametrize("code", ["interrupted", "expired", "busy"])
+async def test_a_build_that_always_comes_to_nothing_is_asked_for_later_and_later_and_fails_in_the_end(
+    scene: Virtual, code: str
+) -> None:
+    began = scene.clock.now()
+    scene.carrier("vm-1").on("image.build", Reply(code=code))
+    await scene.acquire("vm")
+    asked = [0, 0, 10, 30, 70, 150, 310, 610, 910, 1210]
+    if code == "busy":
+        asked = [*asked[1:], 1510]
+    await scene.later(seconds=asked[-1])
+    assert [(one.asked - began).total_seconds() for one in scene.commands(method="image.build")] == asked
+    assert (scene.image().state, scene.image().reason) == ("failed", f"{code}: so it was")
+    assert scene.image().attempts == 1
+    scene.carrier("vm-1").on("image.build", Reply(code=code), Reply())
+    await scene.later(minutes=5, seconds=10)
+    assert scene.image().state == "ready", "it begins anew"
+    assert len(scene.orders("image.build")) == INTERRUPTIONS + 2
 
 
 async def test_a_busy_host_is_asked_again_after_a_pause(scene: Virtual) -> None:
@@ -374,3 +394,14 @@ async def test_the_log_of_a_build_is_kept_and_only_the_last_ones(scene: Virtual)
         await scene.settle()
     assert scene.image().log == "images/debian@vm-1/6"
     assert await scene.archive.length("images/debian@vm-1/1.log") is None
+
+
+async def test_each_order_of_a_build_that_came_to_nothing_takes_the_place_of_an_old_log(scene: Virtual) -> None:
+    scene.carrier("vm-1").on("image.build", *[Reply(code="interrupted")] * 6, Reply(is_running=True))
+    logs = [f"images/debian@vm-1/{number}.log" for number in range(1, 7)]
+    for log in logs:
+        await scene.archive.append(log, 0, b"hello\n")
+    await scene.acquire("vm")
+    await scene.later(minutes=6)
+    assert scene.image().log == "images/debian@vm-1/7"
+    assert list(await scene.archive.list("images/debian@vm-1")) == logs[2:]

@@ -203,6 +203,10 @@ LIFECYCLE = Table(
 FIRST_PAUSE = timedelta(minutes=5)
 LONGEST_PAUSE = timedelta(hours=6)
 
+INTERRUPTIONS = 10
+"""How many orders of one build may come to nothing, for no reason of the image's, before it counts as failed."""
+BUSY_AGAIN = timedelta(seconds=10)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -267,3 +271,14 @@ def again(row: HostImage) -> datetime | None:
     if row.state is not State.FAILED:
         return None
     return row.since + min(LONGEST_PAUSE, FIRST_PAUSE * (1 << min(10, max(0, row.attempts - 1))))
+
+
+def pause(codes: Sequence[str]) -> timedelta | None:
+    """How long to leave a host alone after orders of one build that came to nothing; None: it is given up.
+
+    `codes` says why they did, one after the other. The first that was not refused as `busy` is asked for again at once.
+    """
+    if len(codes) >= INTERRUPTIONS:
+        return None
+    pauses = len(codes) if codes[-1] == "busy" else len(codes) - 1
+    return min(FIRST_PAUSE, BUSY_AGAIN * (1 << (pauses - 1))) if pauses else timedelta()

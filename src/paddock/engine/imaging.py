@@ -27,6 +27,7 @@ from paddock.core.image import (
     build_limit,
     chain,
     id_of,
+    pause,
     recipe,
 )
 from paddock.core.redaction import sentence
@@ -41,7 +42,6 @@ from paddock.wire.specs import chain_params
 
 BUILD = "image.build"
 COLLECT = "image.collect"
-BUSY_AGAIN = timedelta(seconds=10)
 LOGS = 5
 """Logs of builds that are kept of one image on one host."""
 LOST = "its host lacks a part of it"
@@ -92,7 +92,7 @@ def attend(tables: Tables, means: Means, row: HostImage, old: list[str], *, now:
     """Take one image on one host as far as it goes now; when to look again without being woken."""
     configuration = means.configuration()
     if row.state is State.BUILDING:
-        row, moment = _settle(tables, means, row, now=now)
+        row, moment = _settle(tables, means, row, old, now=now)
         if row.state is State.BUILDING:
             return moment
     if row.image not in configuration.images or row.host not in configuration.hosts:
@@ -106,8 +106,8 @@ def attend(tables: Tables, means: Means, row: HostImage, old: list[str], *, now:
         return due
     if due is not None:
         row = _want(tables, row, now=now)
-    if row.state is State.WANTED and _begin(tables, means, configuration, row, now=now):
-        old += _outlived(row)
+    if row.state is State.WANTED:
+        _begin(tables, means, configuration, row, old, now=now)
     return None
 
 
@@ -116,19 +116,31 @@ def build_of(tables: Tables, row: HostImage) -> Command | None:
     return tables.commands.find(row.command) if row.command else None
 
 
-def _settle(tables: Tables, means: Means, row: HostImage, *, now: datetime) -> tuple[HostImage, datetime | None]:
+def _settle(
+    tables: Tables, means: Means, row: HostImage, old: list[str], *, now: datetime
+) -> tuple[HostImage, datetime | None]:
     """What became of a build that is under way."""
     command = build_of(tables, row)
-    if command is not None and command.is_open:
+    if command is None:
+        return _ask(tables, means, row, old, now=now), None
+    if command.is_open:
         return row, None
-    if command is not None and command.state is commands.State.COMPLETE:
+    if command.state is commands.State.COMPLETE:
         return _built(tables, row, command, now=now), None
-    if command is None or command.code in _AGAIN:
-        moment = command.ended + BUSY_AGAIN if command is not None and command.ended is not None else now
-        if command is not None and command.code == "busy" and now < moment:
-            return row, moment
-        return _ask(tables, means, row, now=now), None
-    return _fail(tables, row, f"{command.code}: {command.message}".rstrip(": "), now=now), None
+    left = pause(_in_vain(tables, row, command)) if command.code in _AGAIN else None
+    if left is None:
+        return _fail(tables, row, f"{command.code}: {command.message}".rstrip(": "), now=now), None
+    moment = (command.ended or now) + left
+    if now < moment:
+        return row, moment
+    return _ask(tables, means, row, old, now=now), None
+
+
+def _in_vain(tables: Tables, row: HostImage, last: Command) -> list[str]:
+    """Why each order of the present build came to nothing, up to the last one."""
+    failed = tables.commands.where(agent=last.agent, state=commands.State.FAILED, method=BUILD)
+    mine = [one for one in failed if one.archive.startswith(f"images/{row.id}/") and one.asked >= row.since]
+    return [one.code for one in mine]
 
 
 def _fail(tables: Tables, row: HostImage, reason: str, *, now: datetime) -> HostImage:
@@ -230,26 +242,28 @@ def lost(tables: Tables, environment: Environment, names: Iterable[str], *, now:
             _want(tables, unserved, now=now, note=LOST)
 
 
-def _begin(tables: Tables, means: Means, configuration: Configuration, row: HostImage, *, now: datetime) -> bool:
+def _begin(
+    tables: Tables, means: Means, configuration: Configuration, row: HostImage, old: list[str], *, now: datetime
+) -> None:
     """Have it built, if its host has room for that; what idles there makes room."""
     room = booking.room_of(tables, configuration.hosts[row.host])
     size = build_size(row.chain, tables.images.where(host=row.host))
     if not room.is_open or room.whole is None:
-        return False
+        return
     if not size.fits(room.free):
         make_room(tables, room, size, room.free, now=now)
-        return False
+        return
     building = replace(row, state=LIFECYCLE.step(row.state, Signal.BUILD), since=now, reason="")
     building = move(tables, "images", row, building, Signal.BUILD, now=now, by=row.asked_by)
-    _ask(tables, means, building, now=now)
-    return True
+    _ask(tables, means, building, old, now=now)
 
 
-def _ask(tables: Tables, means: Means, row: HostImage, *, now: datetime) -> HostImage:
-    """Order the build, where its host can be asked; its log is one of its own."""
+def _ask(tables: Tables, means: Means, row: HostImage, old: list[str], *, now: datetime) -> HostImage:
+    """Order the build, where its host can be asked; its log is one of its own, and takes the place of an `old` one."""
     host = tables.hosts.find(row.host)
     if host is None or not host.agent:
         return row
+    old += _outlived(row)
     log = f"images/{row.id}/{tables.number(f'image:{row.id}')}"
     command = order(
         tables,
