@@ -531,3 +531,23 @@ def test_a_directory_without_a_record_is_swept_with_all_that_runs_in_it(root: Pa
     assert left_behind(root) == []
     assert not (root / "networks" / name_for("e1")).exists()
     second.end()
+
+
+async def test_a_record_that_cannot_be_read_is_none_and_what_it_was_of_can_be_opened_again(root: Path) -> None:
+    plug(root, "e1", "a")
+    first = Host(root, "open/e1", "wire/e1/a", "open/e2")
+    first.said()
+    first.killed()
+    home = root / "networks" / name_for("e1")
+    assert trees.marked(MARK, str(home))
+    (home / "environment.json").write_text("nonsense")
+
+    async with Rootless(root / "networks", INSTANCE) as networks:
+        assert await networks.found(INSTANCE) == ["e2"]
+        assert not home.exists()
+        assert trees.marked(MARK, str(home)) == []
+        await networks.open("e1", [LEFT], [])
+        assert await networks.found(INSTANCE) == ["e1", "e2"]
+        for environment in ("e1", "e2"):
+            await networks.close(environment)
+    assert left_behind(root) == []

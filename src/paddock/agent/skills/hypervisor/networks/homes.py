@@ -1,6 +1,7 @@
 """The directories of environments that have networks: records, gates, access logs, programs.
 
-Effects: idempotent. An environment's networks exist once their record is durable; what has no record is swept.
+Effects: idempotent. An environment's networks exist once their record is durable; what has none, or one
+that cannot be read, is swept.
 """
 
 import asyncio
@@ -74,7 +75,7 @@ class Homes:
         return self.root / _ACCESS / f"{name_for(environment)}.log"
 
     def recorded(self) -> tuple[dict[Path, Record], list[Path]]:
-        """Directories with their records, and those without one."""
+        """Directories with their records, and those without one that can be read: nobody knows whose those are."""
         found: dict[Path, Record] = {}
         unowned: list[Path] = []
         for directory in sorted(self.root.glob("[!.]*")):
@@ -82,7 +83,7 @@ class Homes:
                 known = records.load(directory)
             except Broken as exc:
                 _log.error("a record of networks is unreadable", extra={"why": exc.message})
-                continue
+                known = None
             if known is None:
                 unowned.append(directory)
             else:
