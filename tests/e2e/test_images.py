@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -35,7 +34,6 @@ from paddock.agent.skills.hypervisor.networks.rootless import Rootless
 from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.core.image import BuildScript, Chain, Entry, kernel_of
 from paddock.core.image import Image as Configured
-from paddock.core.machine import Size
 from tests.agent.hypervisor.test_rootless import left_behind
 from tests.agent.hypervisor.test_rootless_guests import served
 from tests.e2e.seeded import assert_both_know_it
@@ -69,7 +67,6 @@ class Yard:
             store=Store(self.layout, self.disks),
             driver=self.driver,
             inside=self.channels.inside,
-            book=_book,
             archive=archive,
             outside=Uplinks(networks=self.networks, variables=self.networks.variables),
             helper=Helper(self.driver, self.disks, instance=self.layout.instance, archive=archive),
@@ -133,11 +130,6 @@ def _run(*argv: str | Path) -> str:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, "PATH": path})
     return done.stdout + done.stderr
-
-
-@asynccontextmanager
-async def _book(size: Size) -> AsyncIterator[None]:
-    yield
 
 
 def script(name: str, run: str, files: Mapping[str, str] | None = None) -> BuildScript:
