@@ -14,7 +14,7 @@ import pytest
 from paddock.agent.entry import Outcome
 from paddock.agent.settings import Hypervisor
 from paddock.agent.skills.hypervisor.disks import cloning
-from paddock.agent.skills.hypervisor.figures import Count, figures, stored
+from paddock.agent.skills.hypervisor.figures import Count, figures, kept, stored
 from paddock.agent.skills.hypervisor.house import counting
 from paddock.agent.skills.hypervisor.layout import Layout
 from paddock.agent.skills.skill import Call, Work
@@ -121,6 +121,21 @@ def test_what_clones_share_is_counted_once(shared: Layout) -> None:
     found = stored(shared)
     assert near(found.images, 18 * MIB)
     assert near(found.templates, 7 * MIB)
+
+
+@pytest.mark.slow
+def test_saved_disks_take_as_much_once_the_template_that_they_were_forked_from_is_gone(shared: Layout) -> None:
+    base = put(shared.images / "d1" / "disks-1" / "system.raw", 16 * MIB)
+    frozen = cloned(base, shared.templates / "k" / "disks" / "system.raw", 12 * MIB)
+    saved = cloned(frozen, shared.saved / "lab-1.one" / "system.raw", 2 * MIB).parent
+    before = kept(shared, saved)
+    booked = stored(shared).images + before
+
+    shutil.rmtree(shared.templates / "k")
+
+    assert near(kept(shared, saved), before)
+    assert near(before, 12 * MIB)
+    assert near(stored(shared).images + kept(shared, saved), booked)
 
 
 def test_it_counts_again_when_something_came_or_went_and_not_in_between(layout: Layout) -> None:

@@ -50,9 +50,10 @@ def stored(layout: Layout) -> Stored:
 
 
 def kept(layout: Layout, volume: Path) -> int:
-    """Bytes that disks take beside images and templates, whoever else has the same ones: others of them may go."""
-    below = (layout.images, layout.templates)
-    return max(0, _taken(*below, volume) - _taken(*below))
+    """Bytes that disks take beside images, whoever else has the same ones: theirs stays as long as they do, while
+    templates and other disks may go.
+    """
+    return max(0, _taken(layout.images, volume) - _taken(layout.images))
 
 
 class Count:
