@@ -52,7 +52,15 @@ MOODS = {
     "slow": Reply(is_running=True),
     "bare": Reply(code="unbuilt"),
 }
-METHODS = ("machine.build", "machine.clean", "machine.destroy", "machine.save", "machine.forget", "image.build")
+METHODS = (
+    "machine.build",
+    "machine.clean",
+    "machine.destroy",
+    "machine.weigh",
+    "machine.save",
+    "machine.forget",
+    "image.build",
+)
 
 
 class Capacity(RuleBasedStateMachine):

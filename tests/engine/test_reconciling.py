@@ -339,6 +339,44 @@ async def test_disks_that_are_kept_for_somebody_stay(scene: Virtual) -> None:
     assert list(scene.carrier("vm-1").kept) == [(environment, "node")]
 
 
+async def test_one_that_was_saved_in_part_keeps_what_its_host_has(scene: Virtual) -> None:
+    carrier = scene.carrier("vm-1")
+    pools = {"pair": pool_of("pair", machines=("one", "two"))}
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools=pools)
+    lease = await scene.acquire("pair")
+    await scene.people.hold(lease.environment, ttl=DAY, identity=ROOT, disks=True)
+    carrier.on("machine.save", Reply(), Reply(code="failed"), Reply())
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    await scene.later(seconds=1)
+    held = scene.environment(lease.environment)
+    assert (held.state, held.reason) == ("held", "not saved: two: machine.save failed: so it was")
+    await come_back(scene)
+    assert scene.environment(held.id) == held
+    assert (list(carrier.carried), list(carrier.kept)) == ([(held.id, "two")], [(held.id, "one")])
+
+    await scene.people.hold(held.id, ttl=DAY, identity=ROOT, disks=True)
+    await scene.settle()
+    assert scene.environment(held.id).state == "saved"
+    assert sorted(carrier.kept) == [(held.id, "one"), (held.id, "two")]
+
+
+async def test_one_that_was_saved_in_part_and_lacks_another_machine_is_broken(scene: Virtual) -> None:
+    carrier = scene.carrier("vm-1")
+    pools = {"pair": pool_of("pair", machines=("one", "two"))}
+    scene.configure(hosts=scene.configuration.hosts, images={"debian": DEBIAN}, pools=pools)
+    lease = await scene.acquire("pair")
+    await scene.people.hold(lease.environment, ttl=DAY, identity=ROOT, disks=True)
+    carrier.on("machine.save", Reply(), Reply(code="failed"))
+    await scene.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await scene.settle()
+    await scene.later(seconds=1)
+    carrier.carried.clear()
+    await come_back(scene)
+    assert scene.environment(lease.environment).state == "gone"
+    assert carrier.kept == {}
+
+
 async def test_kept_disks_that_nobody_ever_heard_of_are_forgotten(scene: Virtual) -> None:
     scene.carrier("vm-1").kept["other-9", "one"] = 4
     await come_back(scene)

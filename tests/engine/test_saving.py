@@ -10,6 +10,7 @@ from paddock.core.environment import Environment, Hold, State
 from paddock.core.errors import Refused
 from paddock.core.lease import Lease
 from paddock.core.machine import Size, Start
+from paddock.engine.ordering import Wish
 from paddock.engine.stocking import stock
 from paddock.ports import Tables
 from paddock.wire.specs import MachineSpec
@@ -87,49 +88,123 @@ async def test_one_that_cannot_be_saved_stays_held_with_the_reason(room: Virtual
 async def test_a_pool_says_how_much_is_kept(room: Virtual) -> None:
     pool = pool_of("pair", machines=("one", "two"), max=1, hold=Hold(longest=HOUR, space=100))
     room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
-    await saved(room)
-    assert [one.params["most"] for one in room.orders("machine.save")] == [50, 50]
-    await saved(room)
-    assert [one.params["most"] for one in room.orders("machine.save")][2:] == [45, 45]
     lease = await room.acquire("pair")
     with pytest.raises(Refused, match="pool pair holds for at most 1h 00m 00s"):
         await room.people.hold(lease.environment, ttl=2 * HOUR, identity=ANNA)
 
 
-async def test_of_two_that_are_saved_at_once_the_later_has_what_the_first_leaves(room: Virtual) -> None:
-    pool = pool_of("pair", machines=("one", "two"), max=2, hold=Hold(longest=HOUR, space=100))
-    room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
+def limited(scene: Virtual, *, space: int = 100, most: int = 1) -> None:
+    """The pool's saved disks may take so many bytes together."""
+    pool = pool_of("pair", machines=("one", "two"), max=most, hold=Hold(longest=HOUR, space=space))
+    scene.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
+
+
+def weigh(scene: Virtual, *sizes: int) -> None:
+    """What the disks of the next machines take, each as it is told before and after they are put aside."""
+    for method in ("machine.weigh", "machine.save"):
+        scene.carrier("vm-1").on(method, *(Reply(result={"bytes": size}) for size in sizes))
+
+
+async def test_every_machine_goes_off_and_is_weighed_before_the_first_disk_is_put_aside(room: Virtual) -> None:
     carrier = room.carrier("vm-1")
+    carrier.on("machine.weigh", Reply(result={"bytes": 5}), Reply(is_running=True))
+    environment = await saved(room)
+    assert (environment.state, environment.has_saved) == ("saving", False)
+    assert room.orders("machine.save") == []
+    for command in list(carrier.running.values()):
+        await carrier.finish(command)
+    await room.settle()
+    assert room.environment(environment.id).state == "saved"
+    told = [(one.method, one.machine, one.params["saved"]) for one in carrier.received[-4:]]
+    assert told == [
+        (method, name, f"pair-1.{name}") for method in ("machine.weigh", "machine.save") for name in ("one", "two")
+    ]
+
+
+async def test_the_machines_of_one_share_its_space_as_they_need_it(room: Virtual) -> None:
+    limited(room)
+    weigh(room, 60, 40)
+    environment = await saved(room)
+    assert (environment.state, environment.size) == ("saved", Size(disk=100))
+
+
+async def test_one_that_takes_more_than_is_left_stays_held_whole_and_can_be_switched_on(room: Virtual) -> None:
+    limited(room)
+    weigh(room, 60, 41)
+    carrier = room.carrier("vm-1")
+    environment = await saved(room)
+    assert environment.state == "held"
+    assert environment.reason == "not saved: its disks take 101B, and pool pair has 100B left for saved disks"
+    assert room.orders("machine.save") == []
+    assert (sorted(carrier.carried), carrier.kept) == ([(environment.id, "one"), (environment.id, "two")], {})
+
+    await room.later(seconds=1)
+    await carrier.leave()
+    await room.settle()
+    await carrier.say_hello()
+    await room.settle()
+    assert room.environment(environment.id) == environment
+
+    wish = Wish(id="on-1", method="machine.power", params={"action": "on"})
+    await room.people.press(environment.id, "one", wish, fence=environment.fence, identity=ANNA)
+    await room.settle()
+    assert [one.state for one in room.commands(method="machine.power")] == ["complete"]
+    await room.people.release_environment(environment.id, identity=ANNA)
+    await room.settle()
+    assert room.environment(environment.id).state == "ready", "its machines are cleaned like others: none is missing"
+
+
+async def test_one_that_cannot_be_weighed_stays_held_whole(room: Virtual) -> None:
+    room.carrier("vm-1").on("machine.weigh", Reply(), Reply(code="failed"))
+    environment = await saved(room)
+    assert (environment.state, environment.reason) == ("held", "not saved: two: machine.weigh failed: so it was")
+    assert room.orders("machine.save") == []
+
+
+async def test_one_that_waits_for_another_is_saved_when_that_one_does_not_fit(room: Virtual) -> None:
+    limited(room, most=2)
+    carrier = room.carrier("vm-1")
+    carrier.on("machine.weigh", Reply(is_running=True))
+    first, second = await saved(room), await saved(room)
+    assert (first.state, second.state) == ("saving", "held")
+    carrier.on("machine.weigh", Reply(result={"bytes": 5}))
+    for command in list(carrier.running.values()):
+        await carrier.finish(command, Reply(result={"bytes": 99}))
+    await room.settle()
+    assert [room.environment(one.id).state for one in (first, second)] == ["held", "saved"]
+
+
+async def test_of_two_that_are_saved_at_once_the_later_has_what_the_first_leaves(room: Virtual) -> None:
+    limited(room, most=2)
+    carrier = room.carrier("vm-1")
+    carrier.on("machine.weigh", Reply(result={"bytes": 40}))
     carrier.on("machine.save", Reply(is_running=True))
     first, second = await saved(room), await saved(room)
     assert (first.state, second.state) == ("saving", "held")
     carrier.on("machine.save", Reply(result={"bytes": 5}))
     for command in list(carrier.running.values()):
-        await carrier.finish(command, Reply(result={"bytes": 20}))
+        await carrier.finish(command, Reply(result={"bytes": 40}))
     await room.settle()
-    assert [room.environment(one.id).state for one in (first, second)] == ["saved", "saved"]
-    assert [one.params["most"] for one in room.orders("machine.save")] == [50, 50, 30, 30]
+    assert [room.environment(one.id).state for one in (first, second)] == ["saved", "held"]
+    reason = "not saved: its disks take 80B, and pool pair has 20B left for saved disks"
+    assert room.environment(second.id).reason == reason
 
 
 @pytest.mark.parametrize("space", [100, 60], ids=["used up", "lowered since"])
 async def test_where_no_space_is_left_nothing_is_saved_and_it_stays_held(room: Virtual, space: int) -> None:
-    def limit(space: int) -> None:
-        pool = pool_of("pair", machines=("one", "two"), max=1, hold=Hold(longest=HOUR, space=space))
-        room.configure(hosts=hosts("vm-1"), images={"debian": DEBIAN}, pools={"pair": pool})
-
-    limit(100)
-    room.carrier("vm-1").on("machine.save", Reply(result={"bytes": 50}))
+    limited(room)
+    weigh(room, 50, 50)
     await saved(room)
-    limit(space)
+    limited(room, space=space)
     environment = await saved(room)
-    assert len(room.orders("machine.save")) == 2, "of the first only"
+    assert len(room.orders("machine.weigh")) == len(room.orders("machine.save")) == 2, "of the first only"
     assert environment.state == "held"
     assert environment.reason == "not saved: pool pair has no space left for saved disks"
 
 
-async def test_where_a_pool_has_no_limit_none_is_told(room: Virtual) -> None:
-    await saved(room)
-    assert ["most" in one.params for one in room.orders("machine.save")] == [False, False]
+async def test_where_a_pool_has_no_limit_all_is_kept(room: Virtual) -> None:
+    weigh(room, 60 * GIB, 60 * GIB)
+    assert (await saved(room)).size == Size(disk=120 * GIB)
 
 
 async def test_it_ends_with_its_time_and_its_copies_are_removed(room: Virtual) -> None:

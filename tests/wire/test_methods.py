@@ -54,6 +54,7 @@ VALID: dict[str, dict[str, Any]] = {
     "machine.console": {**FENCED, "machine": "one"},
     "machine.type": {**FENCED, "machine": "one", "data": "Cg=="},
     "machine.screenshot": {**FENCED, "machine": "one"},
+    "machine.weigh": {**FENCED, "machine": "one", "saved": "two-machines-1.one"},
     "machine.save": {**FENCED, "machine": "one", "saved": "two-machines-1.one"},
     "machine.forget": {**FENCED, "machine": "one", "saved": "two-machines-1.one"},
     "image.build": {"chain": [{"name": "debian", "url": "https://images.example.org/debian.qcow2"}]},

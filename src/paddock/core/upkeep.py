@@ -10,6 +10,7 @@ from paddock.core.environment import Environment
 BUILD = "machine.build"
 CLEAN = "machine.clean"
 DESTROY = "machine.destroy"
+WEIGH = "machine.weigh"
 SAVE = "machine.save"
 FORGET = "machine.forget"
 
@@ -18,7 +19,7 @@ _AGAIN = frozenset({"interrupted", "busy", "expired"})
 _FIRST = {BUILD: frozenset({"unbuilt"}), CLEAN: frozenset({"unbuilt"})}
 """Codes that say that there is something else to do before the same state may be asked for: of what makes machines."""
 
-TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1, SAVE: 1, FORGET: 1}
+TRIES = {BUILD: 3, CLEAN: 1, DESTROY: 1, WEIGH: 1, SAVE: 1, FORGET: 1}
 """How many answers of another kind are taken before it is given up: a cleaning that did not succeed proves nothing."""
 
 INTERRUPTIONS = 10

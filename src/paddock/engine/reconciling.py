@@ -3,7 +3,7 @@
 Effects: idempotent (orders commands that state an end, in the transaction that reads what the host told)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -70,9 +70,10 @@ def settle(tables: Tables, means: Means, host: Host, *, now: datetime) -> tuple[
     listed = _listed(answer, "machines")
     for (environment, machine), one in listed.items():
         _destroy_unowned(tables, means, host, environment, machine, fence=one.fence, now=now)
-    for (environment, machine), one in _listed(answer, "saved").items():
+    kept = _listed(answer, "saved")
+    for (environment, machine), one in kept.items():
         _forget_unowned(tables, means, host, environment, machine, fence=one.fence, now=now)
-    return host, _lacking(tables, host, answer, listed)
+    return host, _lacking(tables, host, answer, listed, kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,18 +140,27 @@ def _forget_unowned(
 
 
 def _lacking(
-    tables: Tables, host: Host, answer: Command, listed: Mapping[tuple[str, str], _Listed]
+    tables: Tables,
+    host: Host,
+    answer: Command,
+    listed: Mapping[tuple[str, str], _Listed],
+    kept: Collection[tuple[str, str]],
 ) -> Sequence[Environment]:
     """Environments whose machines were all there before the host was asked, and that it does not have now.
 
-    Whoever has one may have switched a machine off; in one that is free nobody has.
+    Whoever has one may have switched a machine off; in one that is free nobody has. Of one that was saved in part its
+    host has the disks of some machines alone, and somebody wants those.
     """
     return [
         one
         for one in tables.environments.where(host=host.id, state=_IN_USE)
         if one.spec is not None
         and one.since <= answer.asked
-        and any(_is_lost(one, listed.get((one.id, machine.name))) for machine in one.machines)
+        and any(
+            _is_lost(one, listed.get((one.id, machine.name)))
+            for machine in one.machines
+            if not (one.has_saved and (one.id, machine.name) in kept)
+        )
     ]
 
 

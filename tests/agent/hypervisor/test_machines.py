@@ -24,7 +24,7 @@ from paddock.agent.skills.hypervisor.parts import Parts
 from paddock.agent.skills.hypervisor.ports import Plan
 from paddock.agent.skills.hypervisor.templates import Templates
 from paddock.agent.skills.skill import Call, Work, code_of
-from paddock.core.errors import Broken, PaddockError, Refused, Unbuilt
+from paddock.core.errors import Broken, Missing, PaddockError, Refused, Unbuilt
 from paddock.core.image import Image
 from paddock.core.machine import NetworkSettings, NicSettings, Start, mac, nics
 from paddock.wire.messages import Code
@@ -576,7 +576,7 @@ async def test_it_is_told_of_each_card_that_it_has_and_past_whom_the_proxy_is(ri
 async def test_its_disks_are_kept_and_brought_up_again_in_another_environment(rig: Rig) -> None:
     await rig.ask("machine.build", spec=spec())
     (rig.directory() / "disks" / "system").write_text("what happened")
-    await rig.ask("machine.save", saved="lab-1.one", most=1 << 20)
+    await rig.ask("machine.save", saved="lab-1.one")
     assert not rig.host.machines
     assert any(call.startswith("power") and call.endswith("shutdown") for call in rig.driver.calls), (
         "what it wrote last is on its disks"
@@ -619,16 +619,32 @@ async def test_what_is_kept_is_listed_with_the_highest_fence_that_the_host_saw(
 async def test_the_disks_of_a_machine_that_does_not_hear_are_kept(rig: Rig) -> None:
     await rig.ask("machine.build", spec=spec())
     rig.driver.misbehave("power", Woe.FAIL)
-    await rig.ask("machine.save", saved="lab-1.one", most=1 << 20)
+    await rig.ask("machine.save", saved="lab-1.one")
     assert not rig.host.machines
 
 
-async def test_disks_that_take_more_than_is_allowed_are_not_kept(rig: Rig) -> None:
+async def test_a_machine_that_is_weighed_is_off_with_all_that_it_wrote_and_may_be_switched_on_again(rig: Rig) -> None:
     await rig.ask("machine.build", spec=spec())
-    with pytest.raises(Broken, match="more than the 3"):
-        await rig.ask("machine.save", saved="lab-1.one", most=3)
-    with pytest.raises(Broken, match="more than the 0"):
-        await rig.ask("machine.save", saved="lab-1.one", most=0)
+    (rig.directory() / "disks" / "system").write_bytes(os.urandom(MIB))
+    assert await rig.ask("machine.weigh", fence=2, saved="lab-1.one") == {"bytes": MIB}
+    name = rig.record()["name"]
+    assert f"power {name} shutdown" in rig.driver.calls
+    assert (rig.host.machines, rig.record()["is_off"]) == ({}, True)
+    assert [one["machine"] for one in (await rig.ask("machine.list"))["machines"]] == ["one"]
+    assert not (rig.root / "saved").exists()
+    assert await rig.ask("machine.weigh", fence=2, saved="lab-1.one") == {"bytes": MIB}, "as often as one likes"
+    assert (await rig.ask("machine.power", fence=2, action="on"))["power"] == "on"
+    assert name in rig.host.machines
+
+
+async def test_disks_that_are_put_aside_weigh_what_they_take(rig: Rig) -> None:
+    await rig.ask("machine.build", spec=spec())
+    (rig.directory() / "disks" / "system").write_bytes(os.urandom(MIB))
+    assert (await rig.ask("machine.save", saved="lab-1.one"))["bytes"] == MIB
+    assert await rig.ask("machine.weigh", fence=2, saved="lab-1.one") == {"bytes": MIB}
+    assert (await rig.ask("machine.save", fence=2, saved="lab-1.one"))["bytes"] == MIB
+    with pytest.raises(Missing, match="lab-1/one: is not on this host"):
+        await rig.ask("machine.weigh", fence=2, saved="lab-1.other")
 
 
 async def test_buttons(rig: Rig) -> None:

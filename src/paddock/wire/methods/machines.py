@@ -105,6 +105,17 @@ METHODS = (
         result="{png: base64, at}",
     ),
     Method(
+        name="machine.weigh",
+        caption="Switch the machine off, so that all that it wrote is on its disks, and say what they take.",
+        toward=Toward.AGENT,
+        effect=Effect.ENSURE,
+        role=Role.OPERATOR,
+        task=True,
+        fenced=True,
+        params=(MACHINE, Param(name="saved", kind=Kind.NAME, required=True, doc="what copies of them are called")),
+        result="{bytes}",
+    ),
+    Method(
         name="machine.save",
         caption="Keep copies of the machine's disks and let go of everything else of it.",
         toward=Toward.AGENT,
@@ -112,11 +123,7 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         fenced=True,
-        params=(
-            MACHINE,
-            Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called"),
-            Param(name="most", kind=Kind.INTEGER, unit="bytes", doc="refused if they took more; absent: any"),
-        ),
+        params=(MACHINE, Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called")),
         result="{saved, bytes}",
     ),
     Method(

@@ -24,7 +24,7 @@ from paddock.agent.skills.hypervisor.ports import Card, Plan, Unfit
 from paddock.agent.skills.hypervisor.record import Record, Stage
 from paddock.agent.skills.hypervisor.templates import Template, Templates, failure
 from paddock.agent.skills.skill import in_thread
-from paddock.core.errors import Broken, PaddockError, Refused
+from paddock.core.errors import PaddockError, Refused
 from paddock.core.image import kernel_of
 from paddock.core.machine import Start
 from paddock.hands import faults
@@ -297,16 +297,20 @@ class Machine:
 
     # Going
 
-    async def save(self, name: str, most: int | None) -> int:
-        """Put its disks aside, switched off first; their bytes. Broken if they take more than `most`."""
+    async def weigh(self, name: str) -> int:
+        """The bytes that its disks take, switched off first; or that they take where they were put aside already."""
+        place = self._parts.layout.saved / name
+        if place.exists():
+            return await asyncio.to_thread(kept, self._parts.layout, place)
+        self.keep(replace(self.record, is_off=True))
+        await self._go_off()
+        return await asyncio.to_thread(kept, self._parts.layout, self.volume)
+
+    async def save(self, name: str) -> int:
+        """Put its disks aside, switched off first; their bytes."""
         disks, place = self._parts.disks, self._parts.layout.saved / name
         if not place.exists():
             await self._go_off()
-            own = await asyncio.to_thread(kept, self._parts.layout, self.volume)
-            if most is not None and own > most:
-                raise Broken(
-                    f"{self.record.machine}: its disks take {own} bytes, more than the {most} that are allowed"
-                )
             written = [disk.path for disk in await disks.disks(self.volume)]
             faults.at("hypervisor.saving")
             await asyncio.to_thread(_put_aside, self.volume, written, place)

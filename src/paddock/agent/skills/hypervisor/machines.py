@@ -78,6 +78,7 @@ class Machines:
             "machine.clean": Work(act=functools.partial(self._in_turn, self._clean)),
             "machine.destroy": Work(act=functools.partial(self._in_turn, self._destroy)),
             "machine.power": Work(act=functools.partial(self._in_turn, self._power)),
+            "machine.weigh": Work(act=functools.partial(self._in_turn, self._weigh)),
             "machine.save": Work(act=functools.partial(self._in_turn, self._save)),
             "machine.forget": Work(act=self._forget),
             "machine.console": Work(act=self._console, streams=True, resume=self._console),
@@ -199,17 +200,26 @@ class Machines:
             # Last: whoever is cancelled before it is taken up again by the next one that wants it gone.
             self._machines.pop(key, None)
 
+    async def _weigh(self, call: Call) -> Outcome:
+        machine = self._machines.get(_key(call))
+        taken = await (self._put_aside(call) if machine is None else machine.weigh(call.text("saved")))
+        return Outcome(result={"bytes": taken})
+
     async def _save(self, call: Call) -> Outcome:
         name = call.text("saved")
         machine = self._machines.get(_key(call))
         if machine is None:
-            place = self._parts.layout.saved / name
-            if not place.exists():
-                raise Missing(f"{call.environment}/{call.text('machine')}: is not on this host")
-            return Outcome(result={"saved": name, "bytes": await asyncio.to_thread(kept, self._parts.layout, place)})
-        taken = await machine.save(name, call.number("most") if "most" in call.params else None)
+            return Outcome(result={"saved": name, "bytes": await self._put_aside(call)})
+        taken = await machine.save(name)
         await self._remove(machine)
         return Outcome(result={"saved": name, "bytes": taken})
+
+    async def _put_aside(self, call: Call) -> int:
+        """Bytes of the disks of a machine that is not there any more; Missing if they are not there either."""
+        place = self._parts.layout.saved / call.text("saved")
+        if not place.exists():
+            raise Missing(f"{call.environment}/{call.text('machine')}: is not on this host")
+        return await asyncio.to_thread(kept, self._parts.layout, place)
 
     async def _forget(self, call: Call) -> Outcome:
         await self._parts.disks.remove(self._parts.layout.saved / call.text("saved"))
