@@ -190,6 +190,39 @@ async def test_of_two_that_are_saved_at_once_the_later_has_what_the_first_leaves
     assert room.environment(second.id).reason == reason
 
 
+async def test_disks_that_are_given_up_take_their_space_until_the_last_fork_of_them_is_gone(room: Virtual) -> None:
+    limited(room, most=2)
+    weigh(room, 45, 45)
+    origin = await saved(room)
+    lease = room.lease(room.environment(await forked(room, origin.id)).lease)
+    await room.people.release_environment(origin.id, identity=ANNA)
+    await room.settle()
+    environment = await saved(room)
+    assert environment.state == "held"
+    assert environment.reason == "not saved: its disks take 90B, and pool pair has 10B left for saved disks"
+
+    await room.people.release(lease.id, fence=lease.fence, identity=ANNA)
+    await room.settle()
+    assert room.environment(origin.id).state == "gone"
+    await room.people.hold(environment.id, ttl=HOUR, disks=True, identity=ANNA)
+    await room.settle()
+    assert room.environment(environment.id).state == "saved"
+
+
+async def test_one_that_was_saved_in_part_takes_space_of_others_and_none_of_its_own(room: Virtual) -> None:
+    limited(room, space=8 * GIB, most=2)
+    weigh(room, 3 * GIB, 3 * GIB)
+    room.carrier("vm-1").on("machine.save", Reply(result={"bytes": 3 * GIB}), Reply(code="failed"))
+    first = await saved(room)
+    assert (first.state, first.reason) == ("held", "not saved: two: machine.save failed: so it was")
+    second = await saved(room)
+    assert second.reason == "not saved: its disks take 6GiB, and pool pair has 4GiB left for saved disks"
+    room.carrier("vm-1").on("machine.save", Reply(result={"bytes": 3 * GIB}))
+    await room.people.hold(first.id, ttl=HOUR, disks=True, identity=ANNA)
+    await room.settle()
+    assert room.environment(first.id).size == Size(disk=6 * GIB)
+
+
 @pytest.mark.parametrize("space", [100, 60], ids=["used up", "lowered since"])
 async def test_where_no_space_is_left_nothing_is_saved_and_it_stays_held(room: Virtual, space: int) -> None:
     limited(room)

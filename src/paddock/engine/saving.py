@@ -109,7 +109,8 @@ class Saving:
         pool = self._means.configuration().pools.get(environment.pool)
         if pool is None or not pool.hold.space:
             return None
-        taken = sum(one.size.disk for one in saved_of(tables, environment.pool) if one.size is not None)
+        others = tables.environments.where(pool=environment.pool, state=sorted(environments.LIVE))
+        taken = sum(_kept(one) for one in others if one.id != environment.id)
         return max(0, pool.hold.space - taken)
 
 
@@ -131,9 +132,9 @@ def _give_up(tables: Tables, environment: Environment, reason: str, *, now: date
     move(tables, "environments", environment, held, environments.Signal.UNSAVED, now=now)
 
 
-def saved_of(tables: Tables, pool: str) -> list[Environment]:
-    """The environments of a pool of which only the disks are kept."""
-    return tables.environments.where(pool=pool, state=environments.State.SAVED)
+def _kept(environment: Environment) -> int:
+    """Bytes that copies of its disks take or may come to take: those of one that is given up may wait for its forks."""
+    return environment.size.disk if environment.has_saved and environment.size is not None else 0
 
 
 def begin(tables: Tables, environment: Environment, *, now: datetime) -> Environment:
