@@ -14,7 +14,7 @@ from pathlib import Path
 _ACK, _REQUEST, _REPLACE, _CREATE = 0x4, 0x1, 0x100, 0x400
 _NEWLINK, _NEWADDR = 16, 20
 _IFF_UP = 1
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _ERROR = 2
 
 
@@ -54,9 +54,12 @@ def join(card: int, address: str) -> None:
         interface = ipaddress.ip_interface(address)
         family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
         body = struct.pack("=BBBBI", family, interface.network.prefixlen, 0, 0, card)
-        for kind in (_IFA_LOCAL, _IFA_ADDRESS):
-            packed = interface.ip.packed
-            body += struct.pack("=HH", 4 + len(packed), kind) + packed
+        told = {_IFA_LOCAL: interface.ip, _IFA_ADDRESS: interface.ip}
+        if interface.version == 4 and interface.network.prefixlen <= 30:
+            # As systemd-networkd gives it: 252 begins to give the same address without end where its broadcast differs.
+            told[_IFA_BROADCAST] = interface.network.broadcast_address
+        for kind, one in told.items():
+            body += struct.pack("=HH", 4 + len(one.packed), kind) + one.packed
         _ask(kernel, _NEWADDR, _CREATE | _REPLACE, body)
 
 
