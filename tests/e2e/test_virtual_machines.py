@@ -86,141 +86,16 @@ def lab(guest_image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 made.house.tell(event)
             made.house.start_server()
             made.house.start_agent()
+            warmed(made)
             yield made
     except Unavailable as exc:
         pytest.skip(str(exc))
-
-
-# ---- what a fork must not share
-
-
-def test_eight_forks_of_one_machine_share_nothing_that_tells_machines_apart(lab: Lab) -> None:
-    warmed(lab)
-    before = sealed(lab)
-    with lab.lending("eight") as lent:
-        assert {one["start"] for one in lent.machines.values()} == {"fork"}, lent.machines
-        began = time.time()
-        first = lab.everywhere(lent, "head -c 32 /dev/urandom | base64 -w0; date +' %s.%N'")
-        ended = time.time()
-        for machine, said in first.items():
-            assert began - 1 <= float(said.split()[1]) <= ended + 1, f"{machine} has another time"
-        assert_all_differ([said.split()[0] for said in first.values()])
-
-        for one, other in combinations([drawn(lab, lent, machine) for machine in lent.machines], 2):
-            assert not one & other, "what ran already drew the same in two forks"
-        lab.everywhere(lent, "touch /run/enough")
-
-        told = told_inside(lab, lent)
-        for what in ("machine_id", "host_key", "mac", "ledger", "boot_id", "address"):
-            assert_all_differ([one[what] for one in told.values()])
-        assert len({one["card"] for one in told.values()}) == 1, "what is the same in all is called the same"
-        for machine, one in lent.machines.items():
-            assert told[machine]["host_key"] == " ".join(one["host_key"].split()[:2])
-            assert told[machine]["mac"] == one["nics"][0]["mac"]
-            assert told[machine]["address"] == one["nics"][0]["address"]
-            assert told[machine]["hostname"] == machine
-
-        lab.everywhere(lent, "hostname > /var/mine-$(hostname); sync")
-        seen = lab.everywhere(lent, "ls /var/ | grep mine-")
-        assert seen == {machine: f"mine-{machine}\n" for machine in lent.machines}
-
-        secrets = []
-        for machine, one in list(lent.machines.items())[:2]:
-            served, *words = lab.run(lent, machine, SECRETS).split()
-            assert served == one["host_key"].split()[1], "sshd has the key of its fork"
-            secrets.append(words)
-    after = sealed(lab)
-    assert not [file for file in before if after.get(file) != before[file]], "a base was written to"
-    below = [*lab.layout.images.rglob("*"), *lab.layout.templates.rglob("*")]
-    for words in secrets:
-        assert len(words) == 4
-        for word in words:
-            assert not [file for file in below if holds(file, word.encode())], "a base holds an identity"
-    assert [file for file in below if holds(file, b"drawer.py")], "what is looked for would be found"
-
-
-SECRETS = """
-ssh-keyscan -T 100 -t ed25519 127.0.0.1 2> /dev/null | awk '{print $3}'
-sed -n 3p /etc/ssh/ssh_host_ed25519_key; sed -n 3p /root/.ssh/paddock; cat /etc/machine-id
-python3 -c 'import json; print(json.load(open("/opt/paddock-agent/state/woken.json"))["wake_id"])'
-"""
-TELL = """
-cat /etc/machine-id; hostname
-ip -br link show up | awk '$1 != "lo" {print $1, $3}'; ip -br -4 addr show up | awk '$1 != "lo" {print $3}'
-cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub
-"""
-
-
-TOLD = ("machine_id", "hostname", "card", "mac", "address")
-
-
-def told_inside(lab: Lab, lent: Lent) -> dict[str, dict[str, str]]:
-    found = {}
-    for machine, said in lab.everywhere(lent, TELL).items():
-        *words, kind, key = said.split()
-        found[machine] = dict(zip(TOLD, words, strict=True))
-        found[machine] |= {"host_key": f"{kind} {key}", "boot_id": lab.boot_id(lent, machine)}
-        found[machine] |= {"ledger": lab.ledger(lent, machine)}
-    return found
 
 
 def warmed(lab: Lab) -> None:
     """There is a template."""
     with lab.lending("single", limit=LONG):
         pass
-
-
-def drawn(lab: Lab, lent: Lent, machine: str) -> set[str]:
-    """What the service that ran in the template has drawn since the machine is one of its own."""
-    template = lab.records()[name_of(lab, lent, machine)]["template"]
-    before = (lab.layout.templates / template / "console.log").read_text(errors="replace")
-    assert len(LINE.findall(before)) > 3, before[-1000:]
-
-    def look() -> set[str]:
-        since = (lab.directory(lent, machine) / "console.log").read_text(errors="replace")
-        # A line that the template began is the template's.
-        found = {match[1] for match in LINE.finditer(before + since) if match.start() >= len(before)}
-        return found if len(found) > 3 else set()
-
-    return set(lab.house.until(look, f"{machine} has drawn a few"))
-
-
-LINE = re.compile(r"drawn \d+ ([0-9a-f]{32}) end")
-
-
-def assert_all_differ(found: list[str]) -> None:
-    assert all(found), found
-    assert len(set(found)) == len(found), found
-
-
-def sealed(lab: Lab) -> dict[str, str]:
-    """Checksums of all that machines are made from."""
-    files = [*lab.layout.images.rglob("*"), *lab.layout.templates.rglob("*")]
-    return {str(file): checksum(file) for file in files if file.is_file() and file.name not in ("used", "layer.json")}
-
-
-def parts(file: Path) -> Iterator[bytes]:
-    """What a file holds, without its holes."""
-    with file.open("rb", buffering=0) as opened:  # a buffer knows nothing of os.lseek
-        end = 0
-        while True:
-            try:
-                begin = os.lseek(opened.fileno(), end, os.SEEK_DATA)
-            except OSError:
-                return
-            end = os.lseek(opened.fileno(), begin, os.SEEK_HOLE)
-            yield os.pread(opened.fileno(), end - begin, begin)
-
-
-def checksum(file: Path) -> str:
-    found = hashlib.blake2b()
-    for part in parts(file):
-        found.update(part)
-    return found.hexdigest()
-
-
-def holds(file: Path, word: bytes) -> bool:
-    return file.is_file() and not file.is_symlink() and any(word in part for part in parts(file))
 
 
 # ---- a network of their own
@@ -458,3 +333,128 @@ def test_two_machines_are_ready_again_soon_after_they_were_given_back(lab: Lab) 
     took = time.monotonic() - began
     print(f"release to ready of two machines: {took:.2f} s")
     assert {one["start"] for one in lab.records().values() if one["environment"] == lent.id} == {"fork"}
+
+
+# ---- what a fork must not share: at the end, for what is given back is forked anew, and eight are many
+
+
+def test_eight_forks_of_one_machine_share_nothing_that_tells_machines_apart(lab: Lab) -> None:
+    before = sealed(lab)
+    with lab.lending("eight") as lent:
+        assert {one["start"] for one in lent.machines.values()} == {"fork"}, lent.machines
+        began = time.time()
+        first = lab.everywhere(lent, "head -c 32 /dev/urandom | base64 -w0; date +' %s.%N'")
+        ended = time.time()
+        for machine, said in first.items():
+            assert began - 1 <= float(said.split()[1]) <= ended + 1, f"{machine} has another time"
+        assert_all_differ([said.split()[0] for said in first.values()])
+
+        for one, other in combinations([drawn(lab, lent, machine) for machine in lent.machines], 2):
+            assert not one & other, "what ran already drew the same in two forks"
+        lab.everywhere(lent, "touch /run/enough")
+
+        told = told_inside(lab, lent)
+        for what in ("machine_id", "host_key", "mac", "ledger", "boot_id", "address"):
+            assert_all_differ([one[what] for one in told.values()])
+        assert len({one["card"] for one in told.values()}) == 1, "what is the same in all is called the same"
+        for machine, one in lent.machines.items():
+            assert told[machine]["host_key"] == " ".join(one["host_key"].split()[:2])
+            assert told[machine]["mac"] == one["nics"][0]["mac"]
+            assert told[machine]["address"] == one["nics"][0]["address"]
+            assert told[machine]["hostname"] == machine
+
+        lab.everywhere(lent, "hostname > /var/mine-$(hostname); sync")
+        seen = lab.everywhere(lent, "ls /var/ | grep mine-")
+        assert seen == {machine: f"mine-{machine}\n" for machine in lent.machines}
+
+        secrets = []
+        for machine, one in list(lent.machines.items())[:2]:
+            served, *words = lab.run(lent, machine, SECRETS).split()
+            assert served == one["host_key"].split()[1], "sshd has the key of its fork"
+            secrets.append(words)
+    after = sealed(lab)
+    assert not [file for file in before if after.get(file) != before[file]], "a base was written to"
+    below = [*lab.layout.images.rglob("*"), *lab.layout.templates.rglob("*")]
+    for words in secrets:
+        assert len(words) == 4
+        for word in words:
+            assert not [file for file in below if holds(file, word.encode())], "a base holds an identity"
+    assert [file for file in below if holds(file, b"drawer.py")], "what is looked for would be found"
+
+
+SECRETS = """
+ssh-keyscan -T 100 -t ed25519 127.0.0.1 2> /dev/null | awk '{print $3}'
+sed -n 3p /etc/ssh/ssh_host_ed25519_key; sed -n 3p /root/.ssh/paddock; cat /etc/machine-id
+python3 -c 'import json; print(json.load(open("/opt/paddock-agent/state/woken.json"))["wake_id"])'
+"""
+TELL = """
+cat /etc/machine-id; hostname
+ip -br link show up | awk '$1 != "lo" {print $1, $3}'; ip -br -4 addr show up | awk '$1 != "lo" {print $3}'
+cut -d ' ' -f 1,2 /etc/ssh/ssh_host_ed25519_key.pub
+"""
+
+
+TOLD = ("machine_id", "hostname", "card", "mac", "address")
+
+
+def told_inside(lab: Lab, lent: Lent) -> dict[str, dict[str, str]]:
+    found = {}
+    for machine, said in lab.everywhere(lent, TELL).items():
+        *words, kind, key = said.split()
+        found[machine] = dict(zip(TOLD, words, strict=True))
+        found[machine] |= {"host_key": f"{kind} {key}", "boot_id": lab.boot_id(lent, machine)}
+        found[machine] |= {"ledger": lab.ledger(lent, machine)}
+    return found
+
+
+def drawn(lab: Lab, lent: Lent, machine: str) -> set[str]:
+    """What the service that ran in the template has drawn since the machine is one of its own."""
+    template = lab.records()[name_of(lab, lent, machine)]["template"]
+    before = (lab.layout.templates / template / "console.log").read_text(errors="replace")
+    assert len(LINE.findall(before)) > 3, before[-1000:]
+
+    def look() -> set[str]:
+        since = (lab.directory(lent, machine) / "console.log").read_text(errors="replace")
+        # A line that the template began is the template's.
+        found = {match[1] for match in LINE.finditer(before + since) if match.start() >= len(before)}
+        return found if len(found) > 3 else set()
+
+    return set(lab.house.until(look, f"{machine} has drawn a few"))
+
+
+LINE = re.compile(r"drawn \d+ ([0-9a-f]{32}) end")
+
+
+def assert_all_differ(found: list[str]) -> None:
+    assert all(found), found
+    assert len(set(found)) == len(found), found
+
+
+def sealed(lab: Lab) -> dict[str, str]:
+    """Checksums of all that machines are made from."""
+    files = [*lab.layout.images.rglob("*"), *lab.layout.templates.rglob("*")]
+    return {str(file): checksum(file) for file in files if file.is_file() and file.name not in ("used", "layer.json")}
+
+
+def parts(file: Path) -> Iterator[bytes]:
+    """What a file holds, without its holes."""
+    with file.open("rb", buffering=0) as opened:  # a buffer knows nothing of os.lseek
+        end = 0
+        while True:
+            try:
+                begin = os.lseek(opened.fileno(), end, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(opened.fileno(), begin, os.SEEK_HOLE)
+            yield os.pread(opened.fileno(), end - begin, begin)
+
+
+def checksum(file: Path) -> str:
+    found = hashlib.blake2b()
+    for part in parts(file):
+        found.update(part)
+    return found.hexdigest()
+
+
+def holds(file: Path, word: bytes) -> bool:
+    return file.is_file() and not file.is_symlink() and any(word in part for part in parts(file))
