@@ -313,7 +313,7 @@ class Machine:
             await self._go_off()
             written = [disk.path for disk in await disks.disks(self.volume)]
             faults.at("hypervisor.saving")
-            await asyncio.to_thread(_put_aside, self.volume, written, place)
+            await in_thread(lambda: _put_aside(self.volume, written, place))
             faults.at("hypervisor.saved")
         return await asyncio.to_thread(kept, self._parts.layout, place)
 
@@ -334,7 +334,7 @@ class Machine:
         await self._remove()
         await self._parts.networks.unwire(self.record.environment, self.record.machine)
         faults.at("hypervisor.machine_gone")
-        await asyncio.to_thread(remove, self.directory)
+        await in_thread(lambda: remove(self.directory))
 
     async def _remove(self) -> None:
         """Its process and its disks are gone."""

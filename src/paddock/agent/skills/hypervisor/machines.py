@@ -196,7 +196,7 @@ class Machines:
         async with self._door(environment):
             if not any(other[0] == environment for other in self._machines if other != key):
                 await self._parts.networks.close(environment)
-                await asyncio.to_thread(_remove_environment, self._parts.layout.environment(environment))
+                await in_thread(lambda: _remove_environment(self._parts.layout.environment(environment)))
             # Last: whoever is cancelled before it is taken up again by the next one that wants it gone.
             self._machines.pop(key, None)
 
@@ -294,7 +294,7 @@ class Machines:
         homes = {layout.environment(environment) for environment in environments}
         for directory in sorted(layout.machines.glob("*")):
             if directory not in homes:
-                await asyncio.to_thread(_remove_environment, directory)
+                await in_thread(functools.partial(_remove_environment, directory))
 
     async def _adopt(self, directory: Path) -> None:
         machine = self._recorded(directory)
@@ -327,7 +327,7 @@ class Machines:
             if one.directory == directory:
                 await self._parts.driver.end(directory, one.name)
         await self._parts.disks.remove(directory / VOLUME)
-        await asyncio.to_thread(remove, directory)
+        await in_thread(lambda: remove(directory))
 
     def _hold(self, key: Key, machine: Machine) -> None:
         if key not in self._duties:

@@ -23,6 +23,7 @@ from paddock.agent import durable
 from paddock.agent.skills.hypervisor import identities
 from paddock.agent.skills.hypervisor.parts import Guest, Parts
 from paddock.agent.skills.hypervisor.ports import Plan
+from paddock.agent.skills.skill import in_thread
 from paddock.core.errors import Broken, PaddockError
 from paddock.core.image import WARM_UP, kernel_of
 from paddock.core.machine import uniform
@@ -151,18 +152,19 @@ class Templates:
                 await parts.driver.freeze(plan, making)
             seconds = round(time.monotonic() - began, 1)
             told: dict[str, JSON] = {"layer": layer, "made": time.time(), "seconds": seconds, "volume": volume.name}
-            await asyncio.to_thread(_seal, making, volume, [disk.path for disk in plan.disks], told)
+            disks = [disk.path for disk in plan.disks]
+            await in_thread(lambda: _seal(making, volume, disks, told))
             place.parent.mkdir(mode=0o700, exist_ok=True)
             faults.at("hypervisor.template_naming")
             async with parts.images.staying():
-                await asyncio.to_thread(_name, making, place)
+                await in_thread(lambda: _name(making, place))
             faults.at("hypervisor.template_named")
             _log.info("a template is made", extra={"template": place.name, "seconds": seconds})
             return Template(place=place, volume=place / volume.name)
         except BaseException:
             await parts.driver.end(making, name)
             await parts.disks.remove(volume)
-            await asyncio.to_thread(shutil.rmtree, making, ignore_errors=True)
+            await in_thread(lambda: shutil.rmtree(making, ignore_errors=True))
             raise
 
     async def _plan(self, name: str, volume: Path, spec: MachineSpec) -> Plan:
