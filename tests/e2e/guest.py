@@ -38,6 +38,8 @@ TRANSLATED = 128
 """MiB of translated code. With QEMU's own 1 GiB, what one boot left makes the next take three times as long."""
 BOOTS = 180.0
 """Seconds in which a guest must be up, on a machine that is busy with other tests."""
+PATIENCE = 150.0
+"""Seconds until what a guest was told to do hangs: our agent's start takes ten of its processor alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +177,13 @@ class Guest:
 
     # ---- in the guest
 
-    def run(self, command: str, *, stdin: bytes = b"", limit: float = 30) -> str:
+    def run(self, command: str, *, stdin: bytes = b"", limit: float = PATIENCE) -> str:
         """What a root shell command prints, errors included; fails the test if it fails."""
         done = self.attempt(command, stdin=stdin, limit=limit)
         assert done.code == 0, f"{command}: ended with {done.code}\n{done.out}"
         return done.out.strip()
 
-    def attempt(self, command: str, *, stdin: bytes = b"", limit: float = 30) -> Done:
+    def attempt(self, command: str, *, stdin: bytes = b"", limit: float = PATIENCE) -> Done:
         """Run a root shell command, whatever comes of it. One at a time."""
         return self._ask(command, stdin=stdin, timeout=limit, patience=limit + 10)
 
@@ -189,7 +191,7 @@ class Guest:
         """Have a root shell command run that the guest may not live to answer."""
         self._write(command, timeout=30)
 
-    def until(self, command: str, *, limit: float = 30) -> str:
+    def until(self, command: str, *, limit: float = PATIENCE) -> str:
         """Run a root shell command again and again until it succeeds, and return what it printed."""
         end = time.monotonic() + limit
         while True:
