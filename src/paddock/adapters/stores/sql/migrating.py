@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from paddock.adapters.stores.sql.database import Database
 from paddock.core.errors import Refused
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest migration. A database that is there already costs no import of Alembic."""
 
 
