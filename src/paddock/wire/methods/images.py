@@ -1,7 +1,7 @@
 """Methods that make, list and remove images on a host."""
 
 from paddock.core.access import Role
-from paddock.wire.methods.table import DAY, Effect, Kind, Method, Param, Toward
+from paddock.wire.methods.table import DAY, STORED, Effect, Kind, Method, Param, Toward
 
 METHODS = (
     Method(
@@ -23,7 +23,7 @@ METHODS = (
             ),
         ),
         result="{image, digest, bytes, apparent, layers: [{digest, image, script, bytes, seconds, built}], "
-        "stored{images, templates, counter, number}}",
+        f"{STORED}}}",
     ),
     Method(
         name="image.list",
@@ -47,6 +47,6 @@ METHODS = (
             Param(name="keep", kind=Kind.LIST, of=Kind.NAME, most=10_000, doc="digests that stay"),
             Param(name="dry_run", kind=Kind.BOOLEAN, default=False, doc="only say what would go"),
         ),
-        result="{removed: [{digest, bytes, why}], freed: bytes, stored{images, templates, counter, number}}",
+        result=f"{{removed: [{{digest, bytes, why}}], freed: bytes, {STORED}}}",
     ),
 )

@@ -1,7 +1,7 @@
 """Methods that make, clean and destroy machines."""
 
 from paddock.core.access import Role
-from paddock.wire.methods.table import DAY, KIB, MACHINE, Effect, Kind, Method, Param, Toward
+from paddock.wire.methods.table import DAY, KIB, MACHINE, STORED, Effect, Kind, Method, Param, Toward
 
 _SPEC = Param(
     name="spec",
@@ -9,6 +9,7 @@ _SPEC = Param(
     doc="{image[], layer, saved, memory, vcpus, disks[], nics[], networks[], egress[], peers[], start, template, "
     "display, boot[]}",
 )
+_SAVED = Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called")
 
 METHODS = (
     Method(
@@ -20,8 +21,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, address, addresses[], start, why, host_key, seconds, "
-        "stored{images, templates, counter, number}}",
+        result=f"{{machine, address, addresses[], start, why, host_key, seconds, {STORED}}}",
     ),
     Method(
         name="machine.clean",
@@ -32,8 +32,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE, _SPEC),
-        result="{machine, ended: count of processes, start, why, host_key, seconds, "
-        "stored{images, templates, counter, number}}",
+        result=f"{{machine, ended: count of processes, start, why, host_key, seconds, {STORED}}}",
     ),
     Method(
         name="machine.destroy",
@@ -44,7 +43,7 @@ METHODS = (
         task=True,
         fenced=True,
         params=(MACHINE,),
-        result="{machine, stored{images, templates, counter, number}}",
+        result=f"{{machine, {STORED}}}",
     ),
     Method(
         name="machine.list",
@@ -112,7 +111,7 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         fenced=True,
-        params=(MACHINE, Param(name="saved", kind=Kind.NAME, required=True, doc="what copies of them are called")),
+        params=(MACHINE, _SAVED),
         result="{bytes}",
     ),
     Method(
@@ -123,7 +122,7 @@ METHODS = (
         role=Role.OPERATOR,
         task=True,
         fenced=True,
-        params=(MACHINE, Param(name="saved", kind=Kind.NAME, required=True, doc="what the copies are called")),
+        params=(MACHINE, _SAVED),
         result="{saved, bytes}",
     ),
     Method(

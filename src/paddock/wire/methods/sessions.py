@@ -1,7 +1,7 @@
 """Methods of the session itself: hello, enrolment, tokens, statuses, output, logs, alerts."""
 
 from paddock.core.access import Role
-from paddock.wire.methods.table import KIB, MACHINE, TASK, Effect, Kind, Method, Param, Toward
+from paddock.wire.methods.table import KIB, MACHINE, STORED, TASK, Effect, Kind, Method, Param, Toward
 
 _AGENT = Param(name="agent", kind=Kind.NAME, doc="the agent's name; absent from a relayed agent")
 _SECRET = Param(name="token", kind=Kind.NAME, doc="the agent's token; absent from a relayed agent")
@@ -12,8 +12,7 @@ _FACTS = Param(
     name="facts",
     kind=Kind.OBJECT,
     required=True,
-    doc="{hostname, cloud, instance, arch, os, addresses[], capacity{memory, vcpus, disk}, "
-    "stored{images, templates, counter, number}}",
+    doc=f"{{hostname, cloud, instance, arch, os, addresses[], capacity{{memory, vcpus, disk}}, {STORED}}}",
 )
 
 METHODS = (

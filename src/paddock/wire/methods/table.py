@@ -132,6 +132,8 @@ PATH = Param(
     required=True,
     doc="the file; a relative one lies below the machine's directory, and a machine without isolation cannot leave it",
 )
+STORED = "stored{images, templates, counter, number}"
+"""What a host's agent says of its disk, in its facts and with the end of what changes it; see core.host.Stored."""
 MACHINE = Param(name="machine", kind=Kind.NAME, required=True, doc="the machine's name in its environment")
 TASK = Param(name="task_id", kind=Kind.NAME, required=True, doc="the task")
 GRACE = Param(
