@@ -112,11 +112,10 @@ class FakeNetworks:
 
 
 class FakeImages:
-    """Every image is there but those of `lost`; `found` counts who asked."""
+    """Every image is there but those of `lost`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.found = 0
         self.lost: set[str] = set()
         self.turn = asyncio.Lock()
         self.asked = asyncio.Event()
@@ -128,7 +127,6 @@ class FakeImages:
             yield
 
     async def find(self, digest: str) -> None:
-        self.found += 1
         name = digest.removeprefix("layer-of-")
         if name in self.lost:
             raise Unbuilt(f"layer {digest}: it is not there")
